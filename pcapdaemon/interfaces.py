@@ -80,6 +80,12 @@ class Refused(Exception):
         self.detail = detail
 
 
+class StartError(Exception):
+    """
+    A service cannot start; the text says which setting is the cause, and why.
+    """
+
+
 @attrs.frozen
 class Answer:
     """
@@ -158,11 +164,14 @@ class Drained:
     @ivar size: The least size that the pcap file will have, in bytes: exact
         once C{full} or flushed, else behind by a buffer of the recording.
     @ivar full: Whether the byte limit has been reached.
+    @ivar more: Whether the drain ended to let others have a turn, and not
+        because nothing waited any more.
     """
 
     packets: int
     size: int
     full: bool
+    more: bool = False
 
 
 @attrs.frozen
@@ -175,12 +184,14 @@ class OpenOptions:
     @ivar promiscuous: Whether to ask the device for foreign packets too.
     @ivar filter: A libpcap filter that a L{IFilterChecker} found sound; empty
         for all packets.
+    @ivar linkType: The C{DLT_} number that the filter was checked for.
     """
 
     snaplength: int
     buffersize: int
     promiscuous: bool
     filter: str
+    linkType: int
 
 
 class CaptureError(Exception):
@@ -193,6 +204,19 @@ class PrivilegeError(CaptureError):
     """
     This process may not capture.
     """
+
+
+class LinkTypeMismatch(CaptureError):
+    """
+    The device is not of the link type that the filter was checked for, and has
+    not been shown the filter.
+
+    @ivar linkType: What it is.
+    """
+
+    def __init__(self, text: str, linkType: int) -> None:
+        super().__init__(text)
+        self.linkType = linkType
 
 
 class InterfaceLost(CaptureError):
@@ -208,13 +232,25 @@ class ICaptureSystem(Interface):
 
     name: str = Attribute("One word for the log: which implementation.")
 
-    def devices() -> Mapping[str, int]:
-        """
-        The devices that exist now, C{any} included.
+    threads: int = Attribute(
+        "How many threads may open, and how many may drain, at once with profit."
+    )
 
-        @return: Device name to link type (a C{DLT_} number), as far as it can
-            be told before a device is opened. The truth is the C{linkType} of
-            the handle.
+    def check() -> None:
+        """
+        See whether this process may capture at all.
+
+        @raise PrivilegeError: It may not.
+        @raise CaptureError: It cannot.
+        """
+
+    def linkType(device: str) -> int:
+        """
+        The link type of a device that exists now, C{any} included, as far as it
+        can be told before it is opened; the truth is that of the handle.
+
+        @return: A C{DLT_} number.
+        @raise CaptureError: There is no such device.
         """
 
     def open(device: str, options: OpenOptions) -> ICaptureHandle:
@@ -222,6 +258,7 @@ class ICaptureSystem(Interface):
         Open a device. Called in the opening thread; may block.
 
         @raise PrivilegeError: The process may not.
+        @raise LinkTypeMismatch: The filter must be checked anew.
         @raise CaptureError: It cannot be opened otherwise.
         """
 
@@ -233,10 +270,6 @@ class ICaptureHandle(Interface):
     """
 
     linkType: int = Attribute("The C{DLT_} number of what is captured.")
-
-    ringFrames: int = Attribute(
-        "About how many packets the ring holds: how long it may be left alone."
-    )
 
     def fileno() -> int:
         """
@@ -258,7 +291,8 @@ class ICaptureHandle(Interface):
         @param packets: The most packets to take.
         @param size: The file size in bytes at which to stop: the packet that
             reaches it is the last one taken, ever.
-        @raise InterfaceLost: The device is gone; what was there has been taken.
+        @raise InterfaceLost: The device is gone. What could be seen has been
+            taken; what the kernel has yet to hand over can be drained later.
         @raise CaptureError: Reading failed otherwise.
         """
 
