@@ -1,0 +1,41 @@
+# See LICENSE for details.
+"""
+TOML and options become frozen settings, or a list of all that is wrong.
+"""
+
+from pcapdaemon.config.document import ConfigError
+from pcapdaemon.config.reading import load, parse
+from pcapdaemon.config.sections import (
+    OPTIONS,
+    SECTIONS,
+    CaptureSettings,
+    CloudsharkSettings,
+    GeneralSettings,
+    HttpSettings,
+    InterfaceSettings,
+    KafkaSettings,
+    RedisSettings,
+    S3Settings,
+    Settings,
+    SqsSettings,
+    SyslogSettings,
+)
+
+__all__ = [
+    "OPTIONS",
+    "SECTIONS",
+    "CaptureSettings",
+    "CloudsharkSettings",
+    "ConfigError",
+    "GeneralSettings",
+    "HttpSettings",
+    "InterfaceSettings",
+    "KafkaSettings",
+    "RedisSettings",
+    "S3Settings",
+    "Settings",
+    "SqsSettings",
+    "SyslogSettings",
+    "load",
+    "parse",
+]

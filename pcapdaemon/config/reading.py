@@ -1,0 +1,316 @@
+# See LICENSE for details.
+"""
+From a file and options to L{Settings}, with every mistake named at once.
+
+No message shows the value of a secret, nor a value that stands where none
+belongs: it may be a secret under a misspelled name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from pcapdaemon.capture.budget import LEAST_RING
+from pcapdaemon.config.document import ConfigError
+from pcapdaemon.config.document import tables as parseTables
+from pcapdaemon.config.rules import Rule
+from pcapdaemon.config.sections import (
+    OPTIONS,
+    SECTIONS,
+    InterfaceSettings,
+    Settings,
+)
+
+#: What holds where no file is named.
+_WITHOUT_FILE: dict[str, Any] = {
+    "general": {"writelocal": True, "localdir": "./captures"},
+    "http": {"listen": True},
+}
+
+_LISTENERS = [(section, "listen") for section in ("http", "redis", "kafka", "sqs")]
+_SINKS = [("general", "writelocal"), ("cloudshark", "upload"), ("s3", "upload")]
+
+#: The switches of what is not there yet.
+_LATER = [
+    ("kafka", "listen"),
+    ("sqs", "listen"),
+    ("cloudshark", "upload"),
+    ("s3", "upload"),
+]
+
+
+def load(path: str | None, overrides: Mapping[tuple[str, str], Any]) -> Settings:
+    """
+    Read a configuration file.
+
+    @param path: Its name; L{None} for what holds without one.
+    @param overrides: Values from the command line, by section and key: text
+        for a key of any type, or a value of the right type.
+    @raise ConfigError: It cannot be read, or something in it is wrong.
+    """
+    if path is None:
+        return _settings(_WITHOUT_FILE, "without a file", overrides)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}, line {line}: not UTF-8"]) from None
+    return parse(text, path, overrides)
+
+
+def parse(text: str, source: str, overrides: Mapping[tuple[str, str], Any]) -> Settings:
+    """
+    Read a configuration from text.
+
+    @param source: Where it is from, for messages.
+    @param overrides: As for L{load}.
+    @raise ConfigError: Something in it is wrong.
+    """
+    return _settings(parseTables(text, source), source, overrides)
+
+
+def _settings(
+    tables: Mapping[str, Any], source: str, overrides: Mapping[tuple[str, str], Any]
+) -> Settings:
+    """
+    Check everything and make settings of it.
+    """
+    reader = _Reader(source, overrides)
+    settings = reader.read(reader.merged(tables))
+    reader.compare(settings)
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes)
+    return settings
+
+
+def _show(value: Any) -> str:
+    """
+    Show a value on one line, as far as it helps.
+    """
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """
+    Say what may have been meant.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+
+
+def _isLoopback(host: str) -> bool:
+    """
+    Say whether only this host reaches an address.
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@attrs.define
+class _Reader:
+    """
+    One reading of one configuration.
+
+    @ivar wrong: The keys whose values are not known, since there is a mistake.
+    """
+
+    source: str
+    overrides: Mapping[tuple[str, str], Any]
+    mistakes: list[str] = attrs.Factory(list)
+    wrong: set[tuple[str, str]] = attrs.Factory(set)
+
+    def mistake(self, section: str, key: str, said: str, *value: Any) -> None:
+        """
+        Take note of a wrong value.
+
+        @param section: A section's name, or its heading with its brackets.
+        @param value: The value, unless it is secret.
+        """
+        heading = section if section.startswith("[") else f"[{section}]"
+        where = f"{self.source}: {heading} {key}"
+        if (section, key) in self.overrides:
+            names = [name for name, at in OPTIONS.items() if at == (section, key)]
+            option = f"--{names[0]} ({heading} {key})" if names else f"{heading} {key}"
+            where = f"command line: {option}"
+        shown = "".join(f" = {_show(each)}" for each in value)
+        self.mistakes.append(f"{where}{shown}: {said}")
+        self.wrong.add((section, key))
+
+    def merged(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Put the command line over a file.
+        """
+        merged = {
+            name: dict(table) if isinstance(table, dict) else table
+            for name, table in tables.items()
+        }
+        for (section, key), value in self.overrides.items():
+            table = merged.setdefault(section, {})
+            if isinstance(table, dict):
+                table[key] = value
+                if section == "redis":
+                    # Who says where Redis is wants it to be used.
+                    table.setdefault("listen", True)
+        return merged
+
+    def read(self, tables: Mapping[str, Any]) -> Settings:
+        """
+        Read all sections, each key for itself.
+        """
+        values: dict[str, Any] = {}
+        for name, table in tables.items():
+            if name == "interface":
+                values["interfaces"] = self.interfaces(table)
+            elif name not in SECTIONS:
+                what = "section" if isinstance(table, (dict, list)) else "key"
+                said = _suggest(name, [*SECTIONS, "interface"])
+                self.mistakes.append(
+                    f"{self.source}: {_show(name)}: unknown {what}; {said}"
+                )
+            elif not isinstance(table, dict):
+                self.mistakes.append(
+                    f"{self.source}: {name}: must be one section, [{name}]"
+                )
+                self.wrong |= {(name, key.name) for key in attrs.fields(SECTIONS[name])}
+            else:
+                values[name] = self.section(SECTIONS[name], name, table)
+        return Settings(**values)
+
+    def section(self, kind: type[Any], section: str, table: Mapping[str, Any]) -> Any:
+        """
+        Read one section.
+
+        @param kind: The class of its settings.
+        """
+        fields = {
+            field.metadata["toml"] or field.name: field for field in attrs.fields(kind)
+        }
+        values = {}
+        for key, value in table.items():
+            if key not in fields:
+                self.mistake(
+                    section, _show(key), f"unknown key; {_suggest(key, fields)}"
+                )
+                continue
+            field = fields[key]
+            rule: Rule = field.metadata["rule"]
+            try:
+                if (section, key) in self.overrides and isinstance(value, str):
+                    value = rule.fromText(value)
+                values[field.name] = rule.accept(value)
+            except (ValueError, OverflowError):
+                shown = [value] if field.repr else []
+                self.mistake(section, key, f"must be {rule.allowed}", *shown)
+        return kind(**values)
+
+    def interfaces(self, tables: Any) -> tuple[InterfaceSettings, ...]:
+        """
+        Read every C{[[interface]]}.
+        """
+        if not isinstance(tables, list) or not all(
+            isinstance(table, dict) for table in tables
+        ):
+            self.mistakes.append(
+                f"{self.source}: interface: must be written [[interface]]"
+            )
+            return ()
+        interfaces: list[InterfaceSettings] = []
+        for number, table in enumerate(tables, 1):
+            heading = f"[[interface]] number {number}:"
+            interface = self.section(InterfaceSettings, heading, table)
+            if "name" not in table:
+                self.mistake(heading, "name", "must be given")
+            elif interface.name and interface.name in [
+                other.name for other in interfaces
+            ]:
+                self.mistake(
+                    heading, "name", "stands in another [[interface]]", interface.name
+                )
+            interfaces.append(interface)
+        return tuple(interfaces)
+
+    def compare(self, settings: Settings) -> None:
+        """
+        Check the rules that concern several keys.
+        """
+        general, capture = settings.general, settings.capture
+        http, redis = settings.http, settings.redis
+
+        if general.defaulttimeout > general.maxtimeout:
+            self.conflict(
+                settings,
+                [("general", "defaulttimeout"), ("general", "maxtimeout")],
+                f"must not exceed maxtimeout, {general.maxtimeout}",
+            )
+        least = capture.maxcaptures * LEAST_RING
+        if capture.totalbuffer < max(least, capture.buffersize):
+            self.conflict(
+                settings,
+                [
+                    ("capture", key)
+                    for key in ("totalbuffer", "maxcaptures", "buffersize")
+                ],
+                f"must be at least maxcaptures * {LEAST_RING}, {least}, "
+                f"and at least buffersize, {capture.buffersize}",
+            )
+        if http.listen and not _isLoopback(http.host) and not http.token:
+            self.conflict(
+                settings,
+                [("http", "host"), ("http", "token")],
+                "must be a loopback address, or token must be given",
+            )
+        if redis.username and not redis.auth:
+            self.conflict(
+                settings,
+                [("redis", "username"), ("redis", "auth")],
+                "needs auth, the password",
+            )
+        if redis.cafile and not redis.tls:
+            self.conflict(
+                settings, [("redis", "cafile"), ("redis", "tls")], "needs tls = true"
+            )
+        on = {
+            (section, key)
+            for section, key in _LISTENERS + _SINKS
+            if getattr(getattr(settings, section), key)
+        }
+        for section, key in _LATER:
+            if (section, key) in on:
+                self.mistake(section, key, "not there yet in this version", True)
+        if not on & set(_LISTENERS) and not self.wrong & set(_LISTENERS):
+            self.mistakes.append(
+                f"{self.source}: no listener is on: "
+                "[http] listen or [redis] listen must be true"
+            )
+        if not on & set(_SINKS) and not self.wrong & set(_SINKS):
+            self.mistakes.append(
+                f"{self.source}: no sink is on: [general] writelocal must be true"
+            )
+
+    def conflict(
+        self, settings: Settings, keys: list[tuple[str, str]], said: str
+    ) -> None:
+        """
+        Take note of values that do not go together, if they are known at all.
+
+        @param keys: Section and key of each, the one to blame first.
+        """
+        if not self.wrong & set(keys):
+            section, key = keys[0]
+            value = getattr(getattr(settings, section), key)
+            self.mistake(section, key, said, value)
