@@ -1,0 +1,315 @@
+# See LICENSE for details.
+"""
+All captures of the daemon: admission, opening, the end of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from pcapdaemon.capture.budget import MemoryBudget, RingBudget
+from pcapdaemon.capture.capture import Capture, Threads
+from pcapdaemon.capture.recording import Recording
+from pcapdaemon.events import Events, timestamp
+from pcapdaemon.interfaces import (
+    CaptureError,
+    ICaptureHandle,
+    ICaptureSystem,
+    IFilterChecker,
+    LinkTypeMismatch,
+    OpenOptions,
+    Reason,
+    Refused,
+    Stop,
+)
+from pcapdaemon.plan import CapturePlan
+
+
+@attrs.frozen
+class Capacity:
+    """
+    How much all captures together may use, and how devices are opened.
+
+    @ivar captures: Captures at once.
+    @ivar buffersize: Bytes of the largest kernel ring.
+    @ivar totalbuffer: Bytes of all kernel rings.
+    @ivar memory: Bytes of all recordings, running and waiting for sinks.
+    @ivar promiscuous: Whether devices are asked for foreign packets too.
+    """
+
+    captures: int
+    buffersize: int
+    totalbuffer: int
+    memory: int
+    promiscuous: bool = False
+
+
+@attrs.define
+class _Running:
+    """
+    A capture that has been admitted, its device open or not yet.
+    """
+
+    plan: CapturePlan
+    capture: Capture | None = None
+    stop: str = ""
+
+
+class CaptureService(Service):
+    """
+    Runs captures.
+
+    @ivar memory: The budget that recordings count against until released.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        threads: Threads,
+        system: ICaptureSystem,
+        checker: IFilterChecker,
+        events: Events,
+        capacity: Capacity,
+        examine: Callable[[Recording], Deferred[None]],
+        deliver: Callable[[Recording], Deferred[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        @param reactor: C{IReactorFDSet} and C{IReactorTime}.
+        @param examine: Looks at a finished recording that has packets before it
+            is delivered; it fails with L{CaptureError} where that must not be.
+        @param deliver: Takes a finished recording that has packets; its
+            Deferred fires when nobody needs it any more.
+        @param clock: Seconds since the epoch.
+        """
+        self._reactor = reactor
+        self._threads = threads
+        self._system = system
+        self._checker = checker
+        self._events = events
+        self._examine = examine
+        self._deliver = deliver
+        self._clock = clock
+        self._capacity = capacity
+        self._rings = RingBudget(
+            capacity.totalbuffer, capacity.buffersize, capacity.captures
+        )
+        self.memory = MemoryBudget(capacity.memory)
+        self._running: dict[str, _Running] = {}
+        self._busy: set[Deferred[None]] = set()
+        self._handles = 0
+        self._closing = False
+
+    def configure(self, capacity: Capacity) -> None:
+        """
+        Go by other figures from now on; what runs is not touched.
+        """
+        self._capacity = capacity
+        self._rings.resize(capacity.totalbuffer, capacity.buffersize, capacity.captures)
+        self.memory.total = capacity.memory
+
+    # Admission.
+
+    def admit(self, captures: int) -> None:
+        """
+        See whether so many more captures may start now.
+
+        @raise Refused: C{busy} or C{closing}.
+        """
+        if self._closing:
+            raise Refused(Reason.CLOSING, "the daemon is shutting down")
+        most = self._capacity.captures
+        if self._handles + captures > most:
+            raise Refused(
+                Reason.BUSY,
+                f"{captures} more would exceed maxcaptures = {most}: "
+                f"{self._handles} captures are running",
+            )
+        if self.memory.spent:
+            raise Refused(
+                Reason.BUSY,
+                f"recordings hold {self.memory.used} bytes, memory = "
+                f"{self.memory.total}",
+            )
+
+    def start(self, plan: CapturePlan) -> None:
+        """
+        Begin a capture that L{admit} has let in.
+        """
+        running = self._running[plan.id] = _Running(plan)
+        self._handles += 1
+        d = Deferred.fromCoroutine(self._run(running))
+        self._busy.add(d)
+        d.addErrback(
+            lambda failure: self._log.failure("{id}", failure=failure, id=plan.id)
+        )
+        d.addBoth(lambda _: self._busy.discard(d))
+
+    # What others see and do.
+
+    def cancel(self, id: str) -> bool:
+        """
+        End a capture as C{cancelled}; it keeps what it holds.
+
+        @return: Whether it was running.
+        """
+        running = self._running.get(id)
+        if running is None:
+            return False
+        self._stop(running, Stop.CANCELLED)
+        return True
+
+    def progress(self) -> dict[str, dict[str, int]]:
+        """
+        Packets and bytes of every running capture, by identifier.
+        """
+        return {
+            id: {"packets": running.capture.packets, "bytes": running.capture.size}
+            if running.capture is not None
+            else {"packets": 0, "bytes": 0}
+            for id, running in self._running.items()
+        }
+
+    def close(self) -> None:
+        """
+        Refuse all further requests.
+        """
+        self._closing = True
+
+    def stopService(self) -> Deferred[None]:
+        """
+        End everything as C{shutdown}.
+
+        @return: Fires when every recording has been delivered or lost.
+        """
+        super().stopService()
+        self.close()
+        for running in list(self._running.values()):
+            self._stop(running, Stop.SHUTDOWN)
+        return DeferredList(list(self._busy)).addCallback(lambda _: None)
+
+    def _stop(self, running: _Running, reason: str) -> None:
+        if running.capture is not None:
+            running.capture.stop(reason)
+        elif not running.stop:
+            running.stop = reason
+
+    # One capture.
+
+    async def _run(self, running: _Running) -> None:
+        plan = running.plan
+        ring = self._rings.take()
+        handle: ICaptureHandle | None = None
+        try:
+            handle = await self._open(plan, ring)
+            recording = await self._capture(running, handle, ring)
+        except Exception as error:
+            if not isinstance(error, CaptureError):
+                self._log.failure("capture {id} failed", id=plan.id)
+            self._emit(plan, "failed", stage="capture", reason=str(error))
+            return
+        finally:
+            del self._running[plan.id]
+            self._release(handle, ring)
+        try:
+            if recording.packets:
+                await self._examine(recording)
+                await self._deliver(recording)
+        except CaptureError as error:
+            self._emit(plan, "failed", stage="decode", reason=str(error))
+        finally:
+            recording.close()
+            self.memory.give(recording.size)
+
+    async def _open(self, plan: CapturePlan, ring: int) -> ICaptureHandle:
+        filter, linkType = plan.filter, self._system.linkType(plan.device)
+        while True:
+            options = OpenOptions(
+                plan.snaplength, ring, self._capacity.promiscuous, filter, linkType
+            )
+            try:
+                handle: ICaptureHandle = await self._threads.opening(
+                    self._openNow, plan.device, options
+                )
+                return handle
+            except LinkTypeMismatch as mismatch:
+                # Not what it looked like: what was found sound for another
+                # link type may not be for this one.
+                linkType = mismatch.linkType
+                try:
+                    filter = await self._checker.check(
+                        plan.filter, linkType, plan.snaplength
+                    )
+                except Refused as refused:
+                    raise CaptureError(refused.detail) from None
+
+    def _openNow(self, device: str, options: OpenOptions) -> ICaptureHandle:
+        """
+        In the opening thread, perhaps long after it was asked for.
+        """
+        if self._closing:
+            raise CaptureError("the daemon was shut down before the device was open")
+        return self._system.open(device, options)
+
+    async def _capture(
+        self, running: _Running, handle: ICaptureHandle, ring: int
+    ) -> Recording:
+        plan = running.plan
+        running.capture = capture = Capture(
+            self._reactor, self._threads, plan, handle, ring, self.memory, self._clock
+        )
+        recorded = Deferred.fromCoroutine(capture.run())
+        self._emit(plan, "armed", link=handle.linkType, ring=ring)
+        if running.stop:
+            capture.stop(running.stop)
+        recording = await recorded
+        self._emit(
+            plan,
+            "completed",
+            link=recording.linkType,
+            started=timestamp(recording.armed),
+            finished=timestamp(recording.finished),
+            packets=recording.packets,
+            bytes=recording.size,
+            dropped=attrs.asdict(recording.drops),
+            stop=recording.stop,
+            sha256=recording.sha256,
+            filename=recording.filename if recording.packets else None,
+        )
+        return recording
+
+    def _release(self, handle: ICaptureHandle | None, ring: int) -> None:
+        """
+        Give the device and its ring back. A capture that is being closed still
+        counts, since its ring is still there.
+        """
+
+        def released(_: object) -> None:
+            self._rings.give(ring)
+            self._handles -= 1
+
+        if handle is None:
+            released(None)
+        elif not self._closing:
+            self._threads.opening(handle.close).addErrback(
+                lambda failure: self._log.failure("closing failed", failure=failure)
+            ).addCallback(released)
+
+    def _emit(self, plan: CapturePlan, event: str, **fields: Any) -> None:
+        self._events.emit(
+            event,
+            plan.id,
+            attrs.asdict(plan.request, recurse=False),
+            interface=plan.device,
+            alias=plan.alias,
+            **fields,
+        )
