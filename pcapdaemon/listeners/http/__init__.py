@@ -1,0 +1,10 @@
+# See LICENSE for details.
+"""
+Requests that come by HTTP, and a look at what the daemon does.
+"""
+
+from __future__ import annotations
+
+from pcapdaemon.listeners.http.listener import HttpListener
+
+__all__ = ["HttpListener"]

@@ -1,0 +1,191 @@
+# See LICENSE for details.
+# mypy: allow-untyped-calls
+"""
+What there is to be asked for.
+
+A resource's C{render_METHOD} returns a L{Reply} or a Deferred of one; what it
+raises is answered with status 500. A new route is a new resource under
+L{makeRoot}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.web.error import UnsupportedMethod
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver
+from pcapdaemon.listeners.http.reply import Reply, problem, replyTo
+from pcapdaemon.listeners.http.site import ApiRequest
+
+
+class ApiResource(Resource):
+    """
+    Something that answers in JSON.
+
+    @cvar public: Whether it needs no token.
+    """
+
+    public = False
+
+    def getChild(self, path: bytes, request: ApiRequest) -> Resource:
+        """
+        Nothing is below, unless somebody put it there.
+        """
+        return NotFound()
+
+    def render(self, request: ApiRequest) -> int:
+        """
+        Answer, now or later.
+        """
+        done = maybeDeferred(super().render, request)
+        done.addErrback(self._notAllowed)
+        done.addCallback(request.reply)
+        done.addErrback(request.processingFailed)
+        return NOT_DONE_YET
+
+    @staticmethod
+    def _notAllowed(failure: Any) -> Reply:
+        failure.trap(UnsupportedMethod)
+        allowed = ", ".join(
+            sorted(method.decode("ascii") for method in failure.value.allowedMethods)
+        )
+        return problem(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            f"here is only {allowed}",
+            {"Allow": allowed},
+        )
+
+
+class NotFound(ApiResource):
+    """
+    What is not there, whatever one would do with it.
+    """
+
+    isLeaf = True
+
+    def render(self, request: ApiRequest) -> int:
+        """
+        Say so.
+        """
+        request.reply(
+            problem(HTTPStatus.NOT_FOUND, "not-found", "there is nothing at this path")
+        )
+        return NOT_DONE_YET
+
+
+class Health(ApiResource):
+    """
+    C{/healthz}: whether the daemon does its work. Degraded is not broken: only a
+    status that is neither C{ok} nor C{degraded} turns into 503, so that nobody
+    restarts a daemon, and its captures, because a bus is away.
+    """
+
+    public = True
+
+    def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self._health = health
+
+    def render_GET(self, request: ApiRequest) -> Reply:
+        """
+        How it is now.
+        """
+        state = self._health()
+        if state["status"] in ("ok", "degraded"):
+            return Reply(HTTPStatus.OK, state)
+        return Reply(HTTPStatus.SERVICE_UNAVAILABLE, state)
+
+
+class Captures(ApiResource):
+    """
+    C{/captures}: all captures, and the place to ask for new ones.
+    """
+
+    def __init__(self, receiver: IMessageReceiver, control: ICaptureControl) -> None:
+        super().__init__()
+        self._receiver = receiver
+        self._control = control
+
+    def getChild(self, path: bytes, request: ApiRequest) -> Resource:
+        """
+        One of the captures.
+        """
+        return Capture(path.decode("utf-8", "replace"), self._control)
+
+    def render_GET(self, request: ApiRequest) -> Reply:
+        """
+        What there is.
+        """
+        return Reply(HTTPStatus.OK, {"captures": self._control.summaries()})
+
+    def render_POST(self, request: ApiRequest) -> Reply | Deferred[Reply]:
+        """
+        Take a request for captures.
+        """
+        kind = (request.getHeader("Content-Type") or "").partition(";")[0]
+        if kind.strip().lower() != "application/json":
+            return problem(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Content-Type: must be application/json",
+            )
+        if request.cutOff:
+            return replyTo(self._receiver.oversized(request.cutOff, "http"))
+        answer = self._receiver.receive(request.content.read(), "http")
+        return answer.addCallback(replyTo)
+
+
+class Capture(ApiResource):
+    """
+    C{/captures/ID}: one capture.
+    """
+
+    def __init__(self, id: str, control: ICaptureControl) -> None:
+        super().__init__()
+        self._id = id
+        self._control = control
+
+    def render_GET(self, request: ApiRequest) -> Reply:
+        """
+        What is known of it.
+        """
+        summary = self._control.summary(self._id)
+        return self._unknown() if summary is None else Reply(HTTPStatus.OK, summary)
+
+    def render_DELETE(self, request: ApiRequest) -> Reply:
+        """
+        End it, and keep what it holds.
+        """
+        if self._control.cancel(self._id):
+            return Reply(HTTPStatus.ACCEPTED, {"id": self._id, "state": "cancelled"})
+        if self._control.summary(self._id) is None:
+            return self._unknown()
+        return problem(
+            HTTPStatus.CONFLICT, "finished", f"capture {self._id} has already ended"
+        )
+
+    def _unknown(self) -> Reply:
+        return problem(
+            HTTPStatus.NOT_FOUND, "not-found", f"there is no capture {self._id}"
+        )
+
+
+def makeRoot(
+    receiver: IMessageReceiver,
+    control: ICaptureControl,
+    health: Callable[[], dict[str, Any]],
+) -> Resource:
+    """
+    All that the listener serves.
+    """
+    root = ApiResource()
+    root.putChild(b"captures", Captures(receiver, control))
+    root.putChild(b"healthz", Health(health))
+    return root

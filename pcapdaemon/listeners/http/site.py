@@ -1,0 +1,332 @@
+# See LICENSE for details.
+# mypy: allow-untyped-calls
+"""
+The HTTP server's own manners, whatever it serves: bodies, connections and time
+are bounded, every answer is JSON with the same headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from pcapdaemon.listeners.http.guard import Guard
+from pcapdaemon.listeners.http.reply import Reply, problem
+
+
+class _BodyTooLarge(Exception):
+    """
+    A body in chunks has grown over the limit.
+    """
+
+
+class ApiRequest(Request):
+    """
+    One request.
+
+    @ivar cutOff: If the body was too large and is not there: the bytes that were
+        announced, or had come when it was cut off.
+    """
+
+    channel: Any  # an ApiChannel, or None when the client has hung up
+    site: ApiSite
+    content: BytesIO
+    cutOff = 0
+    _log = Logger()
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        Keep the body in memory, which its limit allows, and off the disk.
+        """
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """
+        Take a part of the body, within the limit.
+        """
+        size = self.content.tell() + len(data)
+        if size > self.channel.site.maxBody():
+            raise _BodyTooLarge(size)
+        self.content.write(data)
+
+    def process(self) -> None:
+        """
+        Treat C{OPTIONS *}, too, as any other path that does not exist.
+        """
+        if self.path == b"*":
+            self.path = b"/*"
+        super().process()
+
+    def render(self, resrc: IResource) -> None:
+        """
+        Answer, unless the guard objects.
+        """
+        self.setHeader(b"Server", b"pcapdaemon")
+        self.setHeader(b"Cache-Control", b"no-store")
+        self.setHeader(b"X-Content-Type-Options", b"nosniff")
+        refusal = self.site.guard.refusal(
+            self.requestHeaders, getattr(resrc, "public", False)
+        )
+        if refusal is None:
+            super().render(resrc)
+        else:
+            self.reply(refusal)
+
+    def reply(self, reply: Reply) -> None:
+        """
+        Answer and finish, if the client still listens.
+        """
+        if self.channel is None:
+            return
+        data = reply.encoded()
+        self.setResponseCode(reply.code, reply.code.phrase.encode("ascii"))
+        for name, value in reply.headers.items():
+            self.setHeader(name, value)
+        self.setHeader(b"Content-Type", b"application/json")
+        self.setHeader(b"Content-Length", b"%d" % (len(data),))
+        self.write(data)
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> None:
+        """
+        Tell the log, and the client only that it happened.
+        """
+        self._log.failure("An HTTP request cannot be answered", reason)
+        self.reply(
+            problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "internal-error",
+                "the daemon's log says more",
+            )
+        )
+
+
+class ApiChannel(HTTPChannel):
+    """
+    One connection.
+
+    @ivar cut: Whether the rest of a body is being thrown away.
+    @ivar closing: Whether the connection is on its way down.
+    """
+
+    site: ApiSite
+    transport: ITCPTransport
+    cut = False
+    closing = False
+
+    def connectionMade(self) -> None:
+        """
+        Join the site's connections.
+        """
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """
+        Leave the site's connections.
+        """
+        super().connectionLost(reason)
+        self.site.left(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Go on without a new lease of time, which the base class would give: a
+        whole request must come within the time-out, however it trickles.
+        """
+        LineReceiver.dataReceived(self, data)
+
+    def headerReceived(self, line: bytes) -> bool:
+        """
+        Refuse a length with more digits than C{int} takes, too.
+        """
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:
+            self._respondToBadRequestAndDisconnect()
+            return False
+
+    def checkPersistence(self, request: ApiRequest, version: bytes) -> bool:
+        """
+        Keep no connection when the site closes.
+        """
+        return not self.site.closing and bool(
+            super().checkPersistence(request, version)
+        )
+
+    def allHeadersReceived(self) -> None:
+        """
+        Answer at once, without the body, where it is announced as too large.
+        """
+        size = self.length or 0
+        tooLarge = size > self.site.maxBody()
+        if tooLarge:
+            self.length = 0
+            self.requests[-1].requestHeaders.removeHeader(b"Expect")
+        super().allHeadersReceived()
+        if tooLarge:
+            self._cutOff(size)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """
+        Take a part of the body, or throw it away.
+        """
+        if self.cut:
+            return
+        try:
+            super().rawDataReceived(data)
+        except _BodyTooLarge as e:
+            self._cutOff(e.args[0])
+            self.allContentReceived()
+
+    def _cutOff(self, size: int) -> None:
+        self.cut = True
+        self.persistent = False
+        request = self.requests[-1]
+        request.cutOff = size
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+
+    def loseConnection(self) -> None:
+        """
+        Close when all is written, but wait for no client for ever.
+        """
+        self.closing = True
+        self.setTimeout(self.abortTimeout)
+        if self.cut:
+            # To close with unread data is to reset the connection, and then the
+            # client might never see the answer. So it goes first.
+            self.transport.loseWriteConnection()
+        else:
+            super().loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """
+        Close, and when that has been tried, abort.
+        """
+        if self.closing:
+            self.transport.abortConnection()
+        else:
+            self.loseConnection()
+
+    def finishUp(self) -> None:
+        """
+        Close when the request under way, if any, is answered.
+        """
+        self.persistent = False
+        if not self.requests:
+            self.loseConnection()
+
+
+class ApiSite(Site):
+    """
+    The server.
+
+    @ivar guard: Who may pass.
+    @ivar maxBody: Says how many bytes a body may have.
+    @ivar channels: The open connections.
+    @ivar maxChannels: How many there may be; more are closed unheard.
+    @ivar closing: Whether it is being closed.
+    """
+
+    noisy = False
+    protocol = ApiChannel  # type: ignore[assignment]
+    closing = False
+    _log = Logger()
+    _full = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        guard: Guard,
+        maxBody: Callable[[], int],
+        maxChannels: int,
+        timeout: float,
+        clock: IReactorTime,
+    ) -> None:
+        super().__init__(
+            resource,
+            ApiRequest,
+            timeout=timeout,
+            reactor=clock,
+            parsePOSTFormSubmission=False,
+        )
+        self.guard = guard
+        self.maxBody = maxBody
+        self.maxChannels = maxChannels
+        self.channels: set[ApiChannel] = set()
+        self._closed: Deferred[None] = Deferred()
+
+    def startFactory(self) -> None:
+        """
+        Start no access log, nor the clock that it would tick by.
+        """
+
+    def log(self, request: Any) -> None:
+        """
+        Note a request: nothing of its headers, query or body.
+        """
+        self._log.debug(
+            "{method} {path} from {peer}: {code}",
+            method=request.method.decode("ascii"),
+            path=request.path.decode("ascii", "backslashreplace"),
+            peer=request.getClientAddress(),
+            code=int(request.code),
+        )
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """
+        Welcome a connection, if there is room.
+        """
+        if len(self.channels) < self.maxChannels:
+            self._full = False
+            return super().buildProtocol(addr)
+        if not self._full:
+            self._full = True
+            self._log.warn(
+                "{count} HTTP connections are open, further ones are closed",
+                count=len(self.channels),
+            )
+        return None
+
+    def left(self, channel: ApiChannel) -> None:
+        """
+        Forget a connection that is gone.
+        """
+        self.channels.discard(channel)
+        if self.closing and not self.channels:
+            self._closed.callback(None)
+
+    def close(self, grace: float) -> Deferred[None]:
+        """
+        Close all connections, once the port no longer listens.
+
+        @param grace: Seconds for requests under way.
+        @return: A Deferred that fires when all are closed.
+        """
+        if not self.channels:
+            self._closed.callback(None)
+            return self._closed
+        self.closing = True
+        abort = self.reactor.callLater(grace, self._abort)
+        for channel in list(self.channels):
+            channel.finishUp()
+
+        def closed(ignored: None) -> None:
+            if abort.active():
+                abort.cancel()
+
+        return self._closed.addCallback(closed)
+
+    def _abort(self) -> None:
+        for channel in list(self.channels):
+            channel.transport.abortConnection()
