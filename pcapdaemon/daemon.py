@@ -1,0 +1,406 @@
+# See LICENSE for details.
+"""
+The whole daemon as one service, for twistd and for any other Twisted program.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger, globalLogPublisher
+from twisted.python.threadpool import ThreadPool
+
+from pcapdaemon import __version__
+from pcapdaemon.capture.capture import Threads
+from pcapdaemon.capture.filters import FilterChecker
+from pcapdaemon.capture.packetlog import PacketLog
+from pcapdaemon.capture.pcapy_engine import PcapySystem
+from pcapdaemon.capture.service import Capacity, CaptureService
+from pcapdaemon.config import Settings
+from pcapdaemon.delivery import Delivery
+from pcapdaemon.events import Events, LogObserver
+from pcapdaemon.history import History
+from pcapdaemon.intake import Intake, Rules
+from pcapdaemon.interfaces import (
+    CaptureError,
+    ICaptureSystem,
+    IListener,
+    ISink,
+    PrivilegeError,
+    StartError,
+)
+from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.log import SyslogObserver, SyslogService
+from pcapdaemon.plan import Limits
+from pcapdaemon.sinks.local import LocalSink
+
+#: Descriptors that a running capture may need (its socket, a second one for it,
+#: the recording, the dumper, a sink's reader), and those of everything else.
+_PER_CAPTURE, _OTHERS = 5, 512
+
+_PRIVILEGE = (
+    "this process may not capture packets: it needs root or CAP_NET_RAW, for "
+    "example with AmbientCapabilities=CAP_NET_RAW in a systemd unit, or with "
+    "setpriv --reuid=USER --init-groups --inh-caps=+net_raw --ambient-caps=+net_raw "
+    "twistd -n pcapdaemon ..."
+)
+
+
+class _DaemonThread(threading.Thread):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
+def limits(settings: Settings) -> Limits:
+    general = settings.general
+    return Limits(
+        maxpackets=general.maxpackets,
+        maxbytes=general.maxbytes,
+        snaplength=general.snaplength,
+        defaulttimeout=general.defaulttimeout,
+        maxtimeout=general.maxtimeout,
+        maxduration=general.maxduration,
+        maxfilter=general.maxfilter,
+    )
+
+
+def rules(settings: Settings) -> Rules:
+    aliases: dict[str, tuple[str, ...]] = {}
+    for interface in settings.interfaces:
+        for alias in interface.aliases:
+            aliases[alias] = (*aliases.get(alias, ()), interface.name)
+    return Rules(
+        limits=limits(settings),
+        maxmessage=settings.general.maxmessage,
+        aliases=aliases,
+        filter=settings.capture.filter,
+        cooldown=settings.capture.cooldown,
+        logrequests=settings.general.logrequests,
+        debug=settings.general.debug,
+    )
+
+
+def capacity(settings: Settings) -> Capacity:
+    capture = settings.capture
+    return Capacity(
+        captures=capture.maxcaptures,
+        buffersize=capture.buffersize,
+        totalbuffer=capture.totalbuffer,
+        memory=capture.memory,
+        promiscuous=capture.promiscuous,
+    )
+
+
+class CaptureDaemon(Service):
+    """
+    A capture service with the listeners and sinks of its settings.
+
+    A program that has a reactor and services of its own makes one, sets its
+    parent, and hands requests to C{intake.receive}; listeners are optional::
+
+        daemon = CaptureDaemon(reactor, Settings(general=GeneralSettings(...)))
+        daemon.events.add(observer)
+        daemon.setServiceParent(application)
+        answer = await daemon.intake.receive(b'{"node": "any", ...}', "embedded")
+
+    @ivar events: Where observers are added.
+    @ivar intake: The L{IMessageReceiver<pcapdaemon.interfaces.IMessageReceiver>}
+        of all listeners.
+    @ivar history: The captures, running and over; an
+        L{ICaptureControl<pcapdaemon.interfaces.ICaptureControl>}.
+    @ivar settings: What is in force.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        system: ICaptureSystem | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        @param system: Where packets come from; this machine when L{None}.
+        @param clock: Seconds since the epoch.
+        """
+        self.setName("pcapdaemon")
+        self.settings = settings
+        self._reactor = reactor
+        self._system = system = PcapySystem() if system is None else system
+        self.node = settings.general.node or socket.gethostname()
+        self._pools = {
+            "opening": self._pool("opening", system.threads),
+            "draining": self._pool("draining", system.threads),
+            "work": self._pool("work", 2),
+            "names": self._pool("names", 4),
+        }
+        threads = Threads(self._in("opening"), self._in("draining"), self._in("work"))
+        self.events = Events(self.node, clock)
+        self._checker = FilterChecker(reactor)
+        self._packets = PacketLog(threads.work)
+        self._delivery = Delivery((), self.events)
+        self._captures = CaptureService(
+            reactor,
+            threads,
+            system,
+            self._checker,
+            self.events,
+            capacity(settings),
+            self._packets.examine,
+            self._delivery.deliver,
+            clock,
+        )
+        self.intake = Intake(
+            self.node,
+            rules(settings),
+            system,
+            self._checker,
+            self._captures,
+            self.events,
+            clock,
+        )
+        self.history = History(self._captures, settings.capture.keep)
+        self.events.add(self.history)
+        self.events.add(LogObserver())
+        #: Everything that a section of the settings calls for.
+        self._makers: dict[str, Callable[[Settings], Service | None]] = {
+            "syslog": self._syslog,
+            "local": self._local,
+            "http": self._http,
+            "redis": self._redis,
+        }
+        self._parts: dict[str, tuple[Any, Service]] = {}
+        self._changing = DeferredLock()
+
+    # Threads.
+
+    def _pool(self, name: str, threads: int) -> ThreadPool:
+        pool = ThreadPool(0, threads, name=f"pcapdaemon.{name}")
+        # One that hangs, on a dead file server for instance, must not keep the
+        # process from its end.
+        pool.threadFactory = _DaemonThread
+        return pool
+
+    def _in(self, name: str) -> Callable[..., Deferred[Any]]:
+        return partial(deferToThreadPool, self._reactor, self._pools[name])
+
+    def _names(self, host: str) -> Deferred[list[str]]:
+        d = self._in("names")(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+        return d.addCallback(
+            lambda found: list(dict.fromkeys(address[0] for *_, address in found))
+        )
+
+    # What the settings call for.
+
+    def _syslog(self, settings: Settings) -> Service | None:
+        if settings.syslog is None:
+            return None
+        observer = SyslogObserver(settings.syslog.priority, settings.syslog.tag)
+        return SyslogService(observer, globalLogPublisher)
+
+    def _local(self, settings: Settings) -> Service | None:
+        general = settings.general
+        if not general.writelocal:
+            return None
+        return LocalSink(general.localdir, self.node, self._in("work"))
+
+    def _http(self, settings: Settings) -> Service | None:
+        http = settings.http
+        if not http.listen:
+            return None
+        return HttpListener(
+            self._reactor,
+            http.host,
+            http.port,
+            http.token,
+            self.intake,
+            self.history,
+            self.health,
+        )
+
+    def _redis(self, settings: Settings) -> Service | None:
+        redis = settings.redis
+        if not redis.listen:
+            return None
+        # Not earlier: txredisapi installs a reactor when it is imported.
+        from pcapdaemon.listeners.redis import RedisListener
+
+        try:
+            return RedisListener(
+                self._reactor,
+                self.intake,
+                host=redis.host,
+                port=redis.port,
+                channel=redis.channel,
+                username=redis.username,
+                password=redis.auth,
+                tls=redis.tls,
+                cafile=redis.cafile,
+            )
+        except (OSError, ValueError) as error:
+            raise StartError(f"[redis] cafile: {redis.cafile}: {error}") from None
+
+    # Life.
+
+    def startService(self) -> None:
+        """
+        @raise StartError: It cannot run like this; the text says why.
+        """
+        try:
+            self._system.check()
+        except PrivilegeError:
+            raise StartError(_PRIVILEGE) from None
+        except CaptureError as error:
+            raise StartError(str(error)) from None
+        super().startService()
+        for pool in self._pools.values():
+            pool.start()
+        self._checker.startService()
+        self._captures.startService()
+        self._configure(self.settings)
+        for name in self._makers:
+            self._start(name, self.settings)
+        self._connect()
+        self._log.info(
+            "pcapdaemon {version} on {node}: {parts}, packets by {system}",
+            version=__version__,
+            node=self.node,
+            parts=", ".join(self._parts),
+            system=self._system.name,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        @return: Fires when all captures are over and stored, or C{grace} is.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._captures.close()
+        work = Deferred.fromCoroutine(self._finish())
+        work.addTimeout(self.settings.capture.grace, self._reactor, self._late)
+        if await work:
+            # Nothing runs in them any more, so this does not wait.
+            for pool in self._pools.values():
+                pool.stop()
+
+    async def _finish(self) -> bool:
+        services = {name: service for name, (_, service) in self._parts.items()}
+        listeners = [s for s in services.values() if IListener.providedBy(s)]
+        captures = self._captures.stopService()
+        await gatherResults([maybeDeferred(s.stopService) for s in listeners])
+        await captures
+        for service in (self._checker, *services.values()):
+            if service not in listeners:
+                await maybeDeferred(service.stopService)
+        return True
+
+    def _late(self, result: object, seconds: float) -> bool:
+        self._delivery.abandon(f"not stored within grace = {seconds} s")
+        self._log.error("gave up after grace = {grace} s", grace=seconds)
+        return False
+
+    def _descriptors(self) -> None:
+        """
+        Ask for as many descriptors as C{maxcaptures} may need.
+        """
+        wanted = self.settings.capture.maxcaptures * _PER_CAPTURE + _OTHERS
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            self._log.warn(
+                "maxcaptures = {captures} may need {wanted} descriptors; "
+                "this process may have {allowed}",
+                captures=self.settings.capture.maxcaptures,
+                wanted=wanted,
+                allowed=allowed,
+            )
+
+    def reload(self, settings: Settings) -> Deferred[None]:
+        """
+        Go by other settings from now on. Running captures are not touched; a
+        listener or sink whose section has changed is replaced, or kept as it
+        was where the new one cannot start. The node's name stays.
+
+        @return: Fires when everything has been replaced.
+        """
+        return self._changing.run(
+            lambda: Deferred.fromCoroutine(self._replace(settings))
+        )
+
+    async def _replace(self, settings: Settings) -> None:
+        self._configure(settings)
+        for name in self._makers:
+            section = self._section(name, settings)
+            old = self._parts.get(name)
+            if not self.running or (old is not None and old[0] == section):
+                continue
+            if old is not None:
+                await maybeDeferred(old[1].stopService)
+            try:
+                self._start(name, settings)
+            except StartError as error:
+                self._log.error("not taken over: {error}", error=error)
+                if old is not None:
+                    old[1].startService()
+        self._connect()
+        self._log.info("configuration taken over: {parts}", parts=list(self._parts))
+
+    def _configure(self, settings: Settings) -> None:
+        self.settings = settings
+        self.intake.rules = rules(settings)
+        self._captures.configure(capacity(settings))
+        self._descriptors()
+        self.history.keep = settings.capture.keep
+        self._packets.always = settings.general.packetdebug
+        self._packets.panic = settings.general.panic
+        self._checker.resolver = self._names if settings.capture.resolve else None
+
+    def _section(self, name: str, settings: Settings) -> Any:
+        return getattr(settings, "general" if name == "local" else name)
+
+    def _start(self, name: str, settings: Settings) -> None:
+        service = self._makers[name](settings)
+        if service is None:
+            self._parts.pop(name, None)
+        else:
+            service.startService()
+            self._parts[name] = (self._section(name, settings), service)
+
+    def _connect(self) -> None:
+        services = [service for _, service in self._parts.values()]
+        self._delivery.sinks = [ISink(s) for s in services if ISink.providedBy(s)]
+
+    # What others want to know.
+
+    def health(self) -> dict[str, Any]:
+        """
+        C{GET /healthz}.
+        """
+        listeners = {
+            listener.name: listener.connected
+            for _, service in self._parts.values()
+            if (listener := IListener(service, None)) is not None
+        }
+        memory = self._captures.memory
+        return {
+            "status": "ok" if all(listeners.values()) else "degraded",
+            "version": __version__,
+            "node": self.node,
+            "running": len(self._captures.progress()),
+            "memory": {"used": memory.used, "total": memory.total},
+            "listeners": listeners,
+        }

@@ -1,0 +1,302 @@
+# See LICENSE for details.
+"""
+From a message to captures that have been let in, or to a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from zope.interface import implementer
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from pcapdaemon.capture.service import CaptureService
+from pcapdaemon.events import Events
+from pcapdaemon.interfaces import (
+    Answer,
+    CaptureError,
+    ICaptureSystem,
+    IFilterChecker,
+    IMessageReceiver,
+    Reason,
+    Refused,
+    Verdict,
+)
+from pcapdaemon.plan import Limits, check, makePlan, newId
+from pcapdaemon.request import CaptureRequest, concerns, decode, parse, show
+
+_FOREIGN = Answer(Verdict.NOT_OURS)
+
+
+@attrs.frozen
+class Rules:
+    """
+    What this site makes of requests.
+
+    @ivar limits: Bounds and defaults.
+    @ivar maxmessage: The most bytes of a message.
+    @ivar aliases: Alias to the devices that it stands for, in order.
+    @ivar filter: A libpcap filter that every capture is subject to.
+    @ivar cooldown: Seconds for which a trigger with the same C{alertid}, device
+        and filter is a duplicate; 0 for never.
+    @ivar logrequests: Whether every request is logged.
+    @ivar debug: Whether messages for other nodes are logged.
+    """
+
+    limits: Limits
+    maxmessage: int
+    aliases: Mapping[str, tuple[str, ...]]
+    filter: str = ""
+    cooldown: float = 0
+    logrequests: bool = False
+    debug: bool = False
+
+
+@attrs.frozen
+class _Target:
+    """
+    One device that a request names.
+
+    @ivar alias: By which it was named; else empty.
+    """
+
+    device: str
+    alias: str
+    linkType: int
+
+
+@implementer(IMessageReceiver)
+class Intake:
+    """
+    Decides on every message of every bus.
+
+    @ivar rules: May be replaced at any time; requests under way go by those
+        that they began with.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        node: str,
+        rules: Rules,
+        system: ICaptureSystem,
+        checker: IFilterChecker,
+        captures: CaptureService,
+        events: Events,
+        clock: Callable[[], float],
+        identify: Callable[[], str] = newId,
+    ) -> None:
+        """
+        @param node: The host name that requests are for.
+        @param clock: Seconds since the epoch.
+        @param identify: Makes a new identifier.
+        """
+        self._node = node
+        self.rules = rules
+        self._system = system
+        self._checker = checker
+        self._captures = captures
+        self._events = events
+        self._clock = clock
+        self._identify = identify
+        #: When a trigger was last honoured, and by which capture, oldest first.
+        self._honoured: dict[tuple[int, str, str], tuple[float, str]] = {}
+
+    @property
+    def maxmessage(self) -> int:
+        return self.rules.maxmessage
+
+    def receive(self, message: bytes, bus: str) -> Deferred[Answer]:
+        if len(message) > self.rules.maxmessage:
+            return succeed(self.oversized(len(message), bus))
+        fields: dict[str, Any] = {}
+        try:
+            fields = decode(message)
+            if not concerns(fields, self._node):
+                if self.rules.debug:
+                    self._log.debug(
+                        "{bus}: for node {wanted}",
+                        bus=bus,
+                        wanted=show(fields.get("node", fields.get("nodere"))),
+                    )
+                return succeed(_FOREIGN)
+            request = parse(fields)
+        except Refused as refused:
+            return succeed(self._refuse(refused, fields, bus))
+        if request.logrequest or self.rules.logrequests:
+            self._log.info(
+                "{bus}: request {request}",
+                bus=bus,
+                request=ascii(message.decode("utf-8"))[1:-1],
+            )
+        d = Deferred.fromCoroutine(self._admit(request, bus))
+        return d.addErrback(self._failed, fields, bus)
+
+    def oversized(self, size: int, bus: str) -> Answer:
+        detail = f"the message has {size} bytes; allowed are {self.rules.maxmessage}"
+        return self._refuse(Refused(Reason.TOO_LARGE, detail), {}, bus)
+
+    def _failed(self, failure: Any, fields: Mapping[str, Any], bus: str) -> Answer:
+        if failure.check(Refused):
+            return self._refuse(failure.value, fields, bus)
+        # Ours, not the sender's; but a message must always have an answer.
+        self._log.failure("{bus}: a request failed", failure=failure, bus=bus)
+        return self._refuse(Refused(Reason.BUSY, "internal error"), fields, bus)
+
+    def _refuse(self, refused: Refused, fields: Mapping[str, Any], bus: str) -> Answer:
+        about = {
+            key: fields[key] for key in ("alertid", "customer", "tags") if key in fields
+        }
+        try:
+            # Of a request that is wrong elsewhere; what is itself wrong is left out.
+            parse({"node": "any", "interface": "any", **about})
+        except Refused:
+            about = {}
+        self._events.emit(
+            "rejected",
+            self._identify(),
+            about,
+            bus=bus,
+            reason=refused.reason,
+            detail=refused.detail,
+        )
+        return Answer(Verdict.REFUSED, (), refused.reason, refused.detail)
+
+    async def _admit(self, request: CaptureRequest, bus: str) -> Answer:
+        rules = self.rules
+        check(request, rules.limits)
+        targets, missing = self._targets(request, rules)
+        self._captures.admit(len(targets))
+        self._cool(request, targets, rules)
+        snaplength = request.snaplength or rules.limits.snaplength
+        filters = {}
+        for linkType in {target.linkType for target in targets}:
+            filters[linkType] = await self._sound(
+                request.filter, rules.filter, linkType, snaplength
+            )
+        # Others may have been let in while the filters were looked at.
+        self._captures.admit(len(targets))
+        self._cool(request, targets, rules)
+        now = self._clock()
+        plans = [
+            makePlan(
+                request,
+                target.device,
+                target.alias,
+                filters[target.linkType],
+                rules.limits,
+                self._node,
+                self._identify(),
+                now,
+            )
+            for target in targets
+        ]
+        for plan in plans:
+            if rules.cooldown and request.alertid is not None:
+                key = (request.alertid, plan.device, request.filter)
+                self._honoured[key] = (now, plan.id)
+            self._events.emit(
+                "accepted",
+                plan.id,
+                attrs.asdict(request, recurse=False),
+                bus=bus,
+                interface=plan.device,
+                alias=plan.alias,
+                filter=plan.filter,
+                snaplength=plan.snaplength,
+                limits={
+                    "packets": plan.packets,
+                    "bytes": plan.size,
+                    "timeout": plan.timeout,
+                    "duration": plan.duration,
+                },
+                ignored=list(request.ignored),
+                missing=missing,
+            )
+            self._captures.start(plan)
+        return Answer(Verdict.TAKEN, tuple(plan.id for plan in plans))
+
+    def _targets(
+        self, request: CaptureRequest, rules: Rules
+    ) -> tuple[list[_Target], list[str]]:
+        """
+        The devices that a request means, each once, and the names of what is
+        not there.
+
+        @raise Refused: Nothing of it is there.
+        """
+        named = [(device, "") for device in request.interfaces]
+        missing = []
+        for alias in request.aliases:
+            devices = rules.aliases.get(alias, ())
+            named += [(device, alias) for device in devices]
+            if not devices:
+                missing.append(alias)
+        if not named:
+            known = ", ".join(sorted(rules.aliases)) or "none"
+            raise Refused(
+                Reason.UNKNOWN_ALIAS,
+                f"alias {_names(missing)}: not configured; there are: {known}",
+            )
+        targets: dict[str, _Target] = {}
+        for device, alias in named:
+            if device in targets:
+                continue
+            try:
+                linkType = self._system.linkType(device)
+            except CaptureError:
+                missing.append(device)
+            else:
+                targets[device] = _Target(device, alias, linkType)
+        if not targets:
+            raise Refused(
+                Reason.UNKNOWN_INTERFACE,
+                f"interface {_names(missing)}: no such device on {self._node}",
+            )
+        return list(targets.values()), missing
+
+    async def _sound(
+        self, wanted: str, site: str, linkType: int, snaplength: int
+    ) -> str:
+        """
+        The filter to set. That of the request must be sound by itself, or
+        parentheses in it could do away with that of the site.
+        """
+        wanted = await self._checker.check(wanted, linkType, snaplength)
+        if not site or not wanted.strip():
+            return await self._checker.check(site or wanted, linkType, snaplength)
+        both = f"({site}) and ({wanted})"
+        return await self._checker.check(both, linkType, snaplength)
+
+    def _cool(
+        self, request: CaptureRequest, targets: list[_Target], rules: Rules
+    ) -> None:
+        """
+        @raise Refused: The same trigger has been honoured a short while ago.
+        """
+        if not rules.cooldown or request.alertid is None:
+            return
+        now = self._clock()
+        for key, (when, _id) in list(self._honoured.items()):
+            if now - when < rules.cooldown:
+                break
+            del self._honoured[key]
+        for target in targets:
+            key = (request.alertid, target.device, request.filter)
+            if key in self._honoured:
+                when, id = self._honoured[key]
+                raise Refused(
+                    Reason.DUPLICATE,
+                    f"alertid {request.alertid} on {target.device} with this filter "
+                    f"was taken {now - when:.1f} s ago as {id}; cooldown is "
+                    f"{rules.cooldown} s",
+                )
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(show(name) for name in names[:20])
