@@ -1,0 +1,186 @@
+# See LICENSE for details.
+"""
+What the code has stands in the documentation, and the reverse.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from unittest import SkipTest
+
+import attrs
+import toml
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pcapdaemon import request
+from pcapdaemon.config import SECTIONS, InterfaceSettings
+from pcapdaemon.events import CATALOGUE, COMMON
+from pcapdaemon.interfaces import Reason, Stop
+from pcapdaemon.listeners.http.reply import STATUSES
+from pcapdaemon.tap import Options
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def words(kind: type) -> set[str]:
+    """The stable words that a class like L{Reason} holds."""
+    return {value for name, value in vars(kind).items() if name.isupper()}
+
+
+class Page:
+    """
+    A page of the documentation, as its tables have it.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = ROOT / name
+        if not path.exists():
+            raise SkipTest(f"no {name} here: this is not a checkout")
+        self.text = path.read_text("utf-8")
+
+    def sections(self) -> dict[str, str]:
+        """
+        @return: Heading, without its quotes, to what stands below it.
+        """
+        parts = re.split(r"^(\S.*)\n(?:-{3,}|={3,})$", self.text, flags=re.M)
+        headings = (heading.strip("`") for heading in parts[1::2])
+        return dict(zip(headings, parts[2::2], strict=True))
+
+
+def rows(section: str) -> list[list[str]]:
+    """
+    @return: The cells of all list tables in a section, literals without their
+        quotes, but for their header rows.
+    """
+    found = []
+    for table in section.split(".. list-table::")[1:]:
+        _, _header, *lines = re.split(r"^   \* - ", table, flags=re.M)
+        for line in lines:
+            cells = re.split(r"^     - ", line.partition("\n\n")[0], flags=re.M)
+            found.append([re.sub(r"^``(.*)``$", r"\1", cell.strip()) for cell in cells])
+    return found
+
+
+def names(section: str) -> list[str]:
+    """The first cell of each row, without C{--}."""
+    return [row[0].removeprefix("--") for row in rows(section)]
+
+
+class ConfigurationTests(SynchronousTestCase):
+    """
+    C{docs/configuration.rst}.
+    """
+
+    def test_keys(self) -> None:
+        """
+        Every section, key and default is there as the code has it, in its
+        order, and nothing else is.
+        """
+        wanted = {
+            heading: [
+                (key.metadata["toml"] or key.name, key.default)
+                for key in attrs.fields(settings)
+            ]
+            for heading, settings in [
+                *((f"[{name}]", settings) for name, settings in SECTIONS.items()),
+                ("[[interface]]", InterfaceSettings),
+            ]
+        }
+        found = {
+            heading: [(name, self.value(default)) for name, default, _ in rows(section)]
+            for heading, section in Page("docs/configuration.rst").sections().items()
+            if heading.startswith("[")
+        }
+        self.assertEqual(wanted, found)
+
+    @staticmethod
+    def value(text: str) -> object:
+        """What a default of the page means."""
+        value = toml.loads(f"value = {text}")["value"]
+        return tuple(value) if isinstance(value, list) else value
+
+    def test_readme(self) -> None:
+        """
+        Every section stands in the README's table.
+        """
+        text = Page("README.rst").text
+        found = set(re.findall(r"^``\[+(\w+)\]+`` ", text, flags=re.M))
+        self.assertEqual({*SECTIONS, "interface"}, found)
+
+
+class OptionTests(SynchronousTestCase):
+    """
+    The options of the command line.
+    """
+
+    def setUp(self) -> None:
+        self.options = {long.rstrip("=") for long in Options().longOpt}
+
+    def test_readme(self) -> None:
+        """
+        Every option, and no other, stands in the README's table.
+        """
+        text = Page("README.rst").text
+        found = re.findall(r"^``--([a-z]+)(?: [A-Z]+)?`` ", text, flags=re.M)
+        self.assertEqual(self.options, set(found))
+
+    def test_operation(self) -> None:
+        """
+        Every option, and no other, stands in C{docs/operation.rst}.
+        """
+        found = names(Page("docs/operation.rst").sections()["Run"])
+        self.assertEqual(self.options, set(found))
+
+
+class EventTests(SynchronousTestCase):
+    """
+    C{docs/events.rst}.
+    """
+
+    def test_fields(self) -> None:
+        """
+        Every event and field is there in the order of the catalogue, and
+        nothing else is.
+        """
+        sections = Page("docs/events.rst").sections()
+        found = {
+            heading: tuple(names(section))
+            for heading, section in sections.items()
+            if heading != "Events"
+        }
+        self.assertEqual({"Every event": COMMON, **CATALOGUE}, found)
+
+
+class RequestTests(SynchronousTestCase):
+    """
+    C{docs/requests.rst}.
+    """
+
+    def test_keys(self) -> None:
+        """
+        Every key of a request stands there and in the README, and no other.
+        """
+        keys = list(request._RULES)
+        found = names(Page("docs/requests.rst").sections()["Keys"])
+        self.assertEqual(keys, found)
+        readme = Page("README.rst").sections()["Message format"]
+        self.assertEqual(keys, re.findall(r"^``(\w+)`` ", readme, flags=re.M))
+
+    def test_reasons(self) -> None:
+        """
+        Every reason stands there with its HTTP status, and no other.
+        """
+        found = rows(Page("docs/requests.rst").sections()["Refusals"])
+        self.assertEqual(
+            {reason: STATUSES[reason].value for reason in words(Reason)},
+            {reason: int(status) for reason, status, _ in found},
+        )
+
+    def test_stops(self) -> None:
+        """
+        Every reason to stop stands there, and no other.
+        """
+        found = names(Page("docs/requests.rst").sections()["Captures"])
+        self.assertEqual(words(Stop), set(found))
