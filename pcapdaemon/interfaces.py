@@ -86,6 +86,21 @@ class StartError(Exception):
     """
 
 
+class StoreError(Exception):
+    """
+    A sink could not store a recording. The text holds no secret.
+
+    @ivar transient: Whether the same attempt may succeed later.
+    @ivar delay: Seconds that the other side asked to wait; L{None} where it
+        did not say.
+    """
+
+    def __init__(self, text: str, transient: bool, delay: float | None = None) -> None:
+        super().__init__(text)
+        self.transient = transient
+        self.delay = delay
+
+
 @attrs.frozen
 class Answer:
     """
@@ -348,8 +363,9 @@ class ISink(Interface):
         """
         Store a finished recording: whole or not at all.
 
-        @return: A Deferred of the URL at which it now is. A failure means that
-            it is not there; its text holds no secret.
+        @return: A Deferred of the URL at which it now is. A failure is a
+            L{StoreError} and means that it is not there. Cancelling ends the
+            attempt.
         """
 
 

@@ -273,15 +273,9 @@ class ApiSite(Site):
 
     def log(self, request: Any) -> None:
         """
-        Note a request: nothing of its headers, query or body.
+        Note nothing: twistd writes debug lines, too, and a health check every
+        few seconds would bury what matters. Events say what was asked.
         """
-        self._log.debug(
-            "{method} {path} from {peer}: {code}",
-            method=request.method.decode("ascii"),
-            path=request.path.decode("ascii", "backslashreplace"),
-            peer=request.getClientAddress(),
-            code=int(request.code),
-        )
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """
