@@ -66,9 +66,6 @@ class Options(usage.Options):
         """
         Read the configuration; exit at once where it is wrong.
         """
-        if self["config"] is not None:
-            # twistd may change the directory before SIGHUP comes.
-            self["config"] = os.path.abspath(self["config"])
         try:
             self.settings = self.load()
         except ConfigError as error:
@@ -124,4 +121,7 @@ def makeService(options: Options) -> IService:
 
     from pcapdaemon.program import Program
 
+    if options["config"] is not None:
+        # twistd may change the directory before SIGHUP comes.
+        options["config"] = os.path.abspath(options["config"])
     return Program(reactor, options.settings, options.load)

@@ -115,7 +115,7 @@ class ValueTests(Mistakes):
             (
                 "capture",
                 "buffersize",
-                262144,
+                524288,
                 1073741825,
                 "an integer from 524288 to 1073741824",
             ),

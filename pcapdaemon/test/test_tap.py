@@ -32,11 +32,9 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 class CaptureDaemon(Service):
-    @classmethod
-    def fromSettings(cls, reactor, settings):
-        self = cls()
-        self.reactor, self.settings = reactor, settings
-        return self
+    def __init__(self, reactor, settings):
+        self._reactor = self.reactor = reactor
+        self.settings = settings
 
     def startService(self):
         Service.startService(self)
