@@ -21,9 +21,9 @@ from twisted.python.threadpool import ThreadPool
 
 from pcapdaemon import __version__
 from pcapdaemon.capture.capture import Threads
+from pcapdaemon.capture.engines import makeSystem
 from pcapdaemon.capture.filters import FilterChecker
 from pcapdaemon.capture.packetlog import PacketLog
-from pcapdaemon.capture.pcapy_engine import PcapySystem
 from pcapdaemon.capture.service import Capacity, CaptureService
 from pcapdaemon.config import Settings
 from pcapdaemon.delivery import Delivery
@@ -136,11 +136,13 @@ class CaptureDaemon(Service):
         self.setName("pcapdaemon")
         self.settings = settings
         self._reactor = reactor
-        self._system = system = PcapySystem() if system is None else system
+        self._system = system = (
+            makeSystem(settings.capture.engine) if system is None else system
+        )
         self.node = settings.general.node or socket.gethostname()
         self._pools = {
-            "opening": self._pool("opening", system.threads),
-            "draining": self._pool("draining", system.threads),
+            "opening": self._pool("opening", system.openers),
+            "draining": self._pool("draining", system.drainers),
             "work": self._pool("work", 2),
             "names": self._pool("names", 4),
         }

@@ -229,8 +229,8 @@ class LinkTypeMismatch(CaptureError):
     @ivar linkType: What it is.
     """
 
-    def __init__(self, text: str, linkType: int) -> None:
-        super().__init__(text)
+    def __init__(self, device: str, linkType: int, expected: int) -> None:
+        super().__init__(f"{device}: link type {linkType}, not {expected}")
         self.linkType = linkType
 
 
@@ -247,9 +247,9 @@ class ICaptureSystem(Interface):
 
     name: str = Attribute("One word for the log: which implementation.")
 
-    threads: int = Attribute(
-        "How many threads may open, and how many may drain, at once with profit."
-    )
+    openers: int = Attribute("How many threads may open at once with profit.")
+
+    drainers: int = Attribute("How many threads may drain at once with profit.")
 
     def check() -> None:
         """

@@ -208,7 +208,8 @@ class MemoryCaptureSystem:
     """
 
     name = "memory"
-    threads = 1
+    openers = 1
+    drainers = 1
     refusal: CaptureError | None = None
 
     def __init__(self, ringFrames: int = 1024) -> None:
@@ -288,9 +289,7 @@ class MemoryCaptureSystem:
             raise CaptureError(f"{device}: the device is down")
         linkType = self._devices[device]
         if options.filter and options.linkType != linkType:
-            raise LinkTypeMismatch(
-                f"{device}: link type {linkType}, not {options.linkType}", linkType
-            )
+            raise LinkTypeMismatch(device, linkType, options.linkType)
         if options.filter not in self.filters:
             raise CaptureError(f"{device}: unknown filter {options.filter!r}")
         handle = MemoryHandle(

@@ -72,6 +72,7 @@ class CaptureSettings:
     """
     C{[capture]}: what all captures together may use.
 
+    @ivar engine: What brings the packets: C{auto}, C{libpcap} or C{pcapy}.
     @ivar maxcaptures: The most captures at once.
     @ivar buffersize: The most bytes of kernel ring that one capture gets.
     @ivar totalbuffer: The most bytes of kernel ring in all.
@@ -84,6 +85,9 @@ class CaptureSettings:
     @ivar keep: How many finished captures can still be asked about.
     """
 
+    engine: str = key(
+        "auto", text('"auto", "libpcap" or "pcapy"', "auto|libpcap|pcapy")
+    )
     maxcaptures: int = key(1000, integer(1))
     buffersize: int = key(67_108_864, integer(LEAST_RING, 1_073_741_824))
     totalbuffer: int = key(1_073_741_824, integer(1))

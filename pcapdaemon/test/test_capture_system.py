@@ -13,6 +13,7 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pcapdaemon.capture.libpcap_engine import LibpcapSystem
 from pcapdaemon.capture.pcapy_engine import PcapySystem
 from pcapdaemon.interfaces import (
     CaptureError,
@@ -110,10 +111,12 @@ class MemoryCaptureSystemTests(CaptureSystemTests, SynchronousTestCase):
         self.assertRaises(AssertionError, handle.drops)
 
 
-class PcapySystemTests(CaptureSystemTests, SynchronousTestCase):
+class RealSystemTests(CaptureSystemTests):
     """
-    L{PcapySystem} keeps the contract, with real packets.
+    The contract with real packets.
     """
+
+    makeSystem: type[PcapySystem] | type[LibpcapSystem]
 
     # The kernel hands packets over block by block, and no event says that a
     # timer has closed the last one: some times the engine's BLOCK_TIMEOUT.
@@ -123,7 +126,7 @@ class PcapySystemTests(CaptureSystemTests, SynchronousTestCase):
         """A veth pair, and a witness of what arrives."""
         self.pair = network.makePair(self)
         self.device = "vb"
-        self.system = PcapySystem()
+        self.system = self.makeSystem()
         with self.pair.enter("b"):
             self.witness = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.addCleanup(self.witness.close)
@@ -269,16 +272,17 @@ class PcapySystemTests(CaptureSystemTests, SynchronousTestCase):
         """
         if shutil.which("setpriv") is None:
             raise SkipTest("dropping capabilities needs setpriv (util-linux)")
+        made = self.makeSystem
         program = (
             "import sys\n"
-            "from pcapdaemon.capture.pcapy_engine import PcapySystem\n"
+            f"from {made.__module__} import {made.__name__} as System\n"
             "from pcapdaemon.interfaces import OpenOptions\n"
             "options = OpenOptions(500, 1 << 20, False, '', 1)\n"
             "try:\n"
             "    if sys.argv[1]:\n"
-            "        PcapySystem().open(sys.argv[1], options).close()\n"
+            "        System().open(sys.argv[1], options).close()\n"
             "    else:\n"
-            "        PcapySystem().check()\n"
+            "        System().check()\n"
             "except Exception as error:\n"
             "    print(type(error).__name__, error)\n"
             "else:\n"
@@ -298,3 +302,19 @@ class PcapySystemTests(CaptureSystemTests, SynchronousTestCase):
         """CAP_NET_RAW alone is enough."""
         for device in ("vb", "any", ""):
             self.assertEqual(self.openWith("-all,+net_raw", device), "allowed\n")
+
+
+class PcapySystemTests(RealSystemTests, SynchronousTestCase):
+    """
+    L{PcapySystem} keeps the contract.
+    """
+
+    makeSystem = PcapySystem
+
+
+class LibpcapSystemTests(RealSystemTests, SynchronousTestCase):
+    """
+    L{LibpcapSystem} keeps the contract.
+    """
+
+    makeSystem = LibpcapSystem

@@ -1,0 +1,160 @@
+# See LICENSE for details.
+"""
+The network devices of this machine, as far as no libpcap is needed to know
+them, and the packet socket under each capture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import re
+import socket
+import struct
+
+from pcapdaemon.interfaces import CaptureError, InterfaceLost, PrivilegeError
+
+#: How long the kernel may keep packets back to hand over more at once, in ms:
+#: C{pcap_set_timeout}, the retirement time of a ring block.
+BLOCK_TIMEOUT = 10
+
+#: Bytes of a pcap file header and of a packet header in it:
+#: U{https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html}.
+FILE_HEADER, PACKET_HEADER = 24, 16
+
+#: libpcap puts a VLAN tag that the kernel took off back in front.
+VLAN_TAG = 4
+
+#: Bytes and packets that one drain takes before it lets others have a turn.
+SLICE_BYTES, SLICE_PACKETS = 8 << 20, 16384
+
+#: C{ARPHRD_} numbers (linux/if_arp.h) to C{DLT_} numbers, as libpcap's
+#: C{map_arphrd_to_dlt} has them; what is not here is captured cooked.
+_ETHERNET, _RAW, _COOKED = 1, 12, 113
+_LINK_TYPES = {
+    1: _ETHERNET,
+    772: _ETHERNET,  # loopback
+    519: _RAW,  # raw IP
+    768: _RAW,  # IPIP
+    769: _RAW,  # IPv6 in IPv6
+    776: _RAW,  # SIT
+    778: _RAW,  # GRE over IP
+    65534: _RAW,  # none: tun devices, WireGuard
+    801: 105,  # IEEE 802.11
+    803: 127,  # IEEE 802.11 radiotap
+}
+
+#: linux/sockios.h and net/if.h.
+_SIOCGIFFLAGS, _SIOCGIFHWADDR, _IFF_UP = 0x8913, 0x8927, 1
+_SO_ATTACH_FILTER = 26
+
+#: One BPF instruction: return 0, which keeps every packet out.
+_REJECT = struct.pack("=HBBI", 0x06, 0, 0, 0)
+
+#: What libpcap's C{pcap_activate} says (pcap/pcap.h).
+_ACTIVATE_ERRORS = {
+    -5: "no such device",
+    -6: "the device does not support monitor mode",
+    -9: "the device is down",
+}
+_PERMISSION = (-8, -11)
+
+#: What libpcap says when a device is no longer there or no longer up.
+_LOST = re.compile(r"went down|disappeared|[Nn]etwork is down|[Nn]o such device")
+
+
+class Devices:
+    """
+    What devices there are, and what kind they are of.
+    """
+
+    def __init__(self) -> None:
+        #: What devices turned out to be, by name and kernel type.
+        self._known: dict[tuple[str, int], int] = {}
+
+    def check(self) -> None:
+        """
+        See L{ICaptureSystem.check}.
+        """
+        try:
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+        except PermissionError as error:
+            raise PrivilegeError(str(error)) from None
+        except OSError as error:
+            raise CaptureError(f"packet sockets: {error}") from None
+
+    def linkType(self, device: str) -> int:
+        """
+        See L{ICaptureSystem.linkType}.
+        """
+        kind = self._kind(device)
+        return self._known.get((device, kind), _LINK_TYPES.get(kind, _COOKED))
+
+    def learn(self, device: str, linkType: int) -> None:
+        """
+        Remember what a device was when it was opened.
+        """
+        self._known[device, self._kind(device)] = linkType
+
+    def _kind(self, device: str) -> int:
+        """
+        The kernel's C{ARPHRD_} number of a device; -1 for C{any}.
+        """
+        if device == "any":
+            return -1
+        name = device.encode("utf-8", "surrogateescape")
+        # libpcap gives other names a meaning of its own ("rpcap://", "usbmon0").
+        if not 0 < len(name) < 16 or b"\0" in name:
+            raise CaptureError(f"{device!r}: no such device")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            try:
+                answer = fcntl.ioctl(s, _SIOCGIFHWADDR, struct.pack("16s24x", name))
+            except OSError:
+                raise CaptureError(f"{device!r}: no such device") from None
+        return int(struct.unpack_from("H", answer, 16)[0])
+
+
+def shut(packets: socket.socket) -> None:
+    """
+    Let no further packet into the ring of a packet socket. libpcap's own filter
+    would also be put to what is there already.
+    """
+    instruction = ctypes.create_string_buffer(_REJECT)
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def isDown(packets: socket.socket, device: str) -> bool:
+    """
+    @param packets: A packet socket, in the namespace of the device.
+    @return: Whether the device is down or gone; never for C{any}.
+    """
+    if device == "any":
+        return False
+    request = struct.pack("16s24x", device.encode("utf-8", "surrogateescape"))
+    try:
+        answer = fcntl.ioctl(packets, _SIOCGIFFLAGS, request)
+    except OSError:
+        return True
+    return not struct.unpack_from("H", answer, 16)[0] & _IFF_UP
+
+
+def activated(device: str, status: int) -> None:
+    """
+    @param status: What C{pcap_activate} returned.
+    @raise PrivilegeError: It means that we may not.
+    @raise CaptureError: It means something else that is not good.
+    """
+    if status in _PERMISSION:
+        raise PrivilegeError(f"{device}: no permission to capture")
+    if status < 0:
+        why = _ACTIVATE_ERRORS.get(status, f"libpcap error {status}")
+        raise CaptureError(f"{device}: {why}")
+
+
+def trouble(device: str, text: str) -> CaptureError:
+    """
+    @param text: What libpcap says when it cannot read.
+    """
+    kind = InterfaceLost if _LOST.search(text) else CaptureError
+    return kind(f"{device}: {text}")

@@ -1,0 +1,267 @@
+# See LICENSE for details.
+"""
+Packets by way of libpcap itself, called through ctypes.
+
+The whole loop over the packets is C, C{pcap_dispatch} with C{pcap_dump} for its
+callback, and the GIL is free while it runs, as it is while a device is opened
+or closed and while a filter is compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_uint32, c_void_p
+from typing import Any
+
+from zope.interface import implementer
+
+from pcapdaemon.capture.devices import (
+    BLOCK_TIMEOUT,
+    FILE_HEADER,
+    PACKET_HEADER,
+    SLICE_BYTES,
+    SLICE_PACKETS,
+    VLAN_TAG,
+    Devices,
+    activated,
+    isDown,
+    shut,
+    trouble,
+)
+from pcapdaemon.interfaces import (
+    CaptureError,
+    Drained,
+    Drops,
+    ICaptureHandle,
+    ICaptureSystem,
+    InterfaceLost,
+    LinkTypeMismatch,
+    OpenOptions,
+)
+
+#: The shared library: the name of its interface, the same since 2008.
+LIBRARY = "libpcap.so.0.8"
+
+#: C{PCAP_ERRBUF_SIZE} and C{PCAP_NETMASK_UNKNOWN} of pcap/pcap.h.
+_ERRBUF_SIZE, _NETMASK_UNKNOWN = 256, 0xFFFFFFFF
+
+#: Bytes that gather before they are written to the recording, and C{_IOFBF} of
+#: glibc's stdio.h.
+_BUFFER, _IOFBF = 64 << 10, 0
+
+
+class _Program(ctypes.Structure):
+    """
+    C{struct bpf_program}.
+    """
+
+    _fields_ = [("length", ctypes.c_uint), ("instructions", c_void_p)]
+
+
+class _Stat(ctypes.Structure):
+    """
+    C{struct pcap_stat}.
+    """
+
+    _fields_ = [
+        ("received", ctypes.c_uint),
+        ("dropped", ctypes.c_uint),
+        ("ifdropped", ctypes.c_uint),
+    ]
+
+
+#: What is called: the type of its result, and those of its arguments.
+_PCAP = {
+    "pcap_create": (c_void_p, c_char_p, c_char_p),
+    "pcap_set_snaplen": (c_int, c_void_p, c_int),
+    "pcap_set_promisc": (c_int, c_void_p, c_int),
+    "pcap_set_timeout": (c_int, c_void_p, c_int),
+    "pcap_set_buffer_size": (c_int, c_void_p, c_int),
+    "pcap_activate": (c_int, c_void_p),
+    "pcap_setnonblock": (c_int, c_void_p, c_int, c_char_p),
+    "pcap_get_selectable_fd": (c_int, c_void_p),
+    "pcap_datalink": (c_int, c_void_p),
+    "pcap_compile": (c_int, c_void_p, POINTER(_Program), c_char_p, c_int, c_uint32),
+    "pcap_setfilter": (c_int, c_void_p, POINTER(_Program)),
+    "pcap_freecode": (None, POINTER(_Program)),
+    "pcap_dispatch": (c_int, c_void_p, c_int, c_void_p, c_void_p),
+    "pcap_dump_fopen": (c_void_p, c_void_p, c_void_p),
+    "pcap_dump_ftell64": (c_int64, c_void_p),
+    "pcap_dump_flush": (c_int, c_void_p),
+    "pcap_dump_close": (None, c_void_p),
+    "pcap_stats": (c_int, c_void_p, POINTER(_Stat)),
+    "pcap_geterr": (c_char_p, c_void_p),
+    "pcap_close": (None, c_void_p),
+    "pcap_lib_version": (c_char_p,),
+}
+_STDIO = {
+    "fdopen": (c_void_p, c_int, c_char_p),
+    "setvbuf": (c_int, c_void_p, c_void_p, c_int, ctypes.c_size_t),
+}
+
+
+def _bind(library: ctypes.CDLL, functions: dict[str, tuple[Any, ...]]) -> Any:
+    for name, (result, *arguments) in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@implementer(ICaptureHandle)
+class LibpcapHandle:
+    """
+    An activated C{pcap_t}.
+    """
+
+    def __init__(self, library: Any, device: str, pcap: int, snaplength: int) -> None:
+        self._library = library
+        self._device = device
+        self._pcap = pcap
+        descriptor = library.pcap_get_selectable_fd(pcap)
+        # Of our own, so that freeze() needs nothing of libpcap's.
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._longest = PACKET_HEADER + snaplength + VLAN_TAG
+        self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
+        self._callback = ctypes.cast(library.pcap_dump, c_void_p)
+        self._dumper: int | None = None
+        self._buffer = ctypes.create_string_buffer(_BUFFER)
+        self._size = 0
+        self._full = False
+        # libpcap 1.10 waits for a device that is down, and says nothing.
+        self._lost = False
+        self._error: CaptureError | None = None
+        self.linkType: int = library.pcap_datalink(pcap)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def record(self, descriptor: int) -> None:
+        stdio = _bind(ctypes.CDLL(None, use_errno=True), _STDIO)
+        own = os.dup(descriptor)
+        stream = stdio.fdopen(own, b"wb")
+        if not stream:
+            os.close(own)
+            raise CaptureError(f"{self._device}: {os.strerror(ctypes.get_errno())}")
+        # Ours, since glibc does not mind the size of one that it makes itself.
+        stdio.setvbuf(stream, self._buffer, _IOFBF, _BUFFER)
+        self._dumper = self._library.pcap_dump_fopen(self._pcap, stream)
+        if not self._dumper:
+            raise CaptureError(f"{self._device}: {self._text()}")
+        self._size = FILE_HEADER
+
+    def drain(self, packets: int, size: int) -> Drained:
+        packets = min(packets, SLICE_PACKETS)
+        most = self._size + SLICE_BYTES
+        taken, more = 0, True
+        while taken < packets and not self._full and self._error is None:
+            # The limit cannot be reached before the last of so many.
+            exact = -((self._size - size) // self._longest)
+            wanted = min(packets - taken, self._batch, max(1, exact))
+            got = self._library.pcap_dispatch(
+                self._pcap, wanted, self._callback, self._dumper
+            )
+            if got < 0:
+                # The error comes when the ring is empty, so nothing was taken.
+                self._error = trouble(self._device, self._text())
+                break
+            taken += got
+            self._size = self._library.pcap_dump_ftell64(self._dumper)
+            self._full = self._size >= size
+            if got < wanted:
+                more = False
+                break
+            if self._size >= most:
+                break
+        if self._full:
+            self._library.pcap_dump_flush(self._dumper)
+        elif not taken and self._error is None and not self._lost:
+            self._lost = isDown(self._socket, self._device)
+            if self._lost:
+                raise InterfaceLost(f"{self._device}: the interface went down")
+        if self._error is not None and not taken:
+            error, self._error = self._error, None
+            raise error
+        return Drained(taken, self._size, self._full, more)
+
+    def _text(self) -> str:
+        return str(self._library.pcap_geterr(self._pcap).decode("utf-8", "replace"))
+
+    def freeze(self) -> None:
+        shut(self._socket)
+
+    def flush(self) -> None:
+        if self._dumper:
+            written = self._library.pcap_dump_flush(self._dumper)
+            self._library.pcap_dump_close(self._dumper)
+            self._dumper = None
+            if written < 0:
+                raise CaptureError(f"{self._device}: no memory for the recording")
+
+    def drops(self) -> Drops:
+        stat = _Stat()
+        if self._library.pcap_stats(self._pcap, byref(stat)) < 0:
+            raise CaptureError(f"{self._device}: {self._text()}")
+        return Drops(stat.dropped, stat.ifdropped)
+
+    def close(self) -> None:
+        self.flush()
+        self._library.pcap_close(self._pcap)
+        self._socket.close()
+
+
+@implementer(ICaptureSystem)
+class LibpcapSystem(Devices):
+    """
+    The devices of this machine, through the system's libpcap.
+    """
+
+    # Opening and closing wait for the kernel, some 25 ms each, and hold nothing.
+    openers = 32
+    drainers = 2
+
+    def __init__(self, library: str = LIBRARY) -> None:
+        """
+        @param library: The name of the shared library.
+        @raise OSError: It is not there.
+        """
+        super().__init__()
+        self._library = _bind(ctypes.CDLL(library), _PCAP)
+        version = self._library.pcap_lib_version().decode()
+        self.name = f"libpcap ({version.partition(' (')[0]})"
+
+    def open(self, device: str, options: OpenOptions) -> LibpcapHandle:
+        library = self._library
+        errors = ctypes.create_string_buffer(_ERRBUF_SIZE)
+        pcap = library.pcap_create(os.fsencode(device), errors)
+        if not pcap:
+            raise CaptureError(f"{device}: {errors.value.decode('utf-8', 'replace')}")
+        try:
+            library.pcap_set_snaplen(pcap, options.snaplength)
+            library.pcap_set_promisc(pcap, options.promiscuous)
+            library.pcap_set_timeout(pcap, BLOCK_TIMEOUT)
+            library.pcap_set_buffer_size(pcap, options.buffersize)
+            activated(device, library.pcap_activate(pcap))
+            linkType = library.pcap_datalink(pcap)
+            self.learn(device, linkType)
+            if options.filter:
+                if linkType != options.linkType:
+                    raise LinkTypeMismatch(device, linkType, options.linkType)
+                self._filter(device, pcap, options.filter)
+            library.pcap_setnonblock(pcap, 1, errors)
+            return LibpcapHandle(library, device, pcap, options.snaplength)
+        except BaseException:
+            library.pcap_close(pcap)
+            raise
+
+    def _filter(self, device: str, pcap: int, filter: str) -> None:
+        library, program = self._library, _Program()
+        text = filter.encode()
+        status = library.pcap_compile(pcap, byref(program), text, 1, _NETMASK_UNKNOWN)
+        if status == 0:
+            status = library.pcap_setfilter(pcap, byref(program))
+            library.pcap_freecode(byref(program))
+        if status < 0:
+            error = library.pcap_geterr(pcap).decode("utf-8", "replace")
+            raise CaptureError(f"{device}: {error}")
