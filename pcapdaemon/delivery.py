@@ -32,8 +32,9 @@ class Delivery:
     def __init__(self, sinks: Sequence[ISink], events: Events) -> None:
         self.sinks = sinks
         self._events = events
-        #: What is on its way, in the order in which it was sent.
-        self._pending: dict[tuple[str, str], Callable[[Failure], None]] = {}
+        #: What is on its way, in the order in which it was sent: how to say that
+        #: it is lost.
+        self._pending: dict[object, Callable[[Failure], None]] = {}
 
     def deliver(self, recording: Recording) -> Deferred[None]:
         """
@@ -73,20 +74,23 @@ class Delivery:
                 reason=failure.getErrorMessage(),
             )
 
-        key = (plan.id, sink.name)
-        self._pending[key] = failed
-        d = maybeDeferred(sink.store, recording)
-        d.addBoth(self._arrived, key)
-        return d.addCallbacks(stored, failed)
+        def arrived(result: str | Failure) -> None:
+            if self._pending.pop(key, None) is None:
+                return  # has been given up, and said to be lost
+            if isinstance(result, Failure):
+                failed(result)
+            else:
+                stored(result)
 
-    def _arrived(self, result: object, key: tuple[str, str]) -> object:
-        del self._pending[key]
-        return result
+        key = object()
+        self._pending[key] = failed
+        return maybeDeferred(sink.store, recording).addBoth(arrived)
 
     def abandon(self, reason: str) -> None:
         """
         Nobody can wait any longer: say of everything that has not arrived that
         it is lost.
         """
-        for failed in list(self._pending.values()):
+        pending, self._pending = self._pending, {}
+        for failed in pending.values():
             failed(Failure(OSError(reason)))

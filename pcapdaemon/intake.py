@@ -149,14 +149,15 @@ class Intake:
         return self._refuse(Refused(Reason.BUSY, "internal error"), fields, bus)
 
     def _refuse(self, refused: Refused, fields: Mapping[str, Any], bus: str) -> Answer:
-        about = {
-            key: fields[key] for key in ("alertid", "customer", "tags") if key in fields
-        }
-        try:
-            # Of a request that is wrong elsewhere; what is itself wrong is left out.
-            parse({"node": "any", "interface": "any", **about})
-        except Refused:
-            about = {}
+        about = {}
+        for key in fields.keys() & {"alertid", "customer", "tags"}:
+            try:
+                # Of a request that is wrong elsewhere; what is itself wrong is
+                # left out.
+                parse({"node": "any", "interface": "any", key: fields[key]})
+            except Refused:
+                continue
+            about[key] = fields[key]
         self._events.emit(
             "rejected",
             self._identify(),
@@ -196,7 +197,7 @@ class Intake:
             )
             for target in targets
         ]
-        for plan in plans:
+        for plan, target in zip(plans, targets, strict=True):
             if rules.cooldown and request.alertid is not None:
                 key = (request.alertid, plan.device, request.filter)
                 self._honoured[key] = (now, plan.id)
@@ -218,7 +219,7 @@ class Intake:
                 ignored=list(request.ignored),
                 missing=missing,
             )
-            self._captures.start(plan)
+            self._captures.start(plan, target.linkType)
         return Answer(Verdict.TAKEN, tuple(plan.id for plan in plans))
 
     def _targets(
@@ -230,11 +231,12 @@ class Intake:
 
         @raise Refused: Nothing of it is there.
         """
-        named = [(device, "") for device in request.interfaces]
+        named = dict.fromkeys(request.interfaces, "")
         missing = []
         for alias in request.aliases:
             devices = rules.aliases.get(alias, ())
-            named += [(device, alias) for device in devices]
+            for device in devices:
+                named.setdefault(device, alias)
             if not devices:
                 missing.append(alias)
         if not named:
@@ -243,22 +245,20 @@ class Intake:
                 Reason.UNKNOWN_ALIAS,
                 f"alias {_names(missing)}: not configured; there are: {known}",
             )
-        targets: dict[str, _Target] = {}
-        for device, alias in named:
-            if device in targets:
-                continue
+        targets = []
+        for device, alias in named.items():
             try:
                 linkType = self._system.linkType(device)
             except CaptureError:
                 missing.append(device)
             else:
-                targets[device] = _Target(device, alias, linkType)
+                targets.append(_Target(device, alias, linkType))
         if not targets:
             raise Refused(
                 Reason.UNKNOWN_INTERFACE,
                 f"interface {_names(missing)}: no such device on {self._node}",
             )
-        return list(targets.values()), missing
+        return targets, missing
 
     async def _sound(
         self, wanted: str, site: str, linkType: int, snaplength: int
@@ -268,9 +268,9 @@ class Intake:
         parentheses in it could do away with that of the site.
         """
         wanted = await self._checker.check(wanted, linkType, snaplength)
-        if not site or not wanted.strip():
-            return await self._checker.check(site or wanted, linkType, snaplength)
-        both = f"({site}) and ({wanted})"
+        if not site:
+            return wanted
+        both = f"({site}) and ({wanted})" if wanted.strip() else site
         return await self._checker.check(both, linkType, snaplength)
 
     def _cool(
@@ -283,7 +283,8 @@ class Intake:
             return
         now = self._clock()
         for key, (when, _id) in list(self._honoured.items()):
-            if now - when < rules.cooldown:
+            # One from the future is from before the clock was set back.
+            if 0 <= now - when < rules.cooldown:
                 break
             del self._honoured[key]
         for target in targets:

@@ -43,12 +43,19 @@ class Limits:
     maxfilter: int
 
 
-def _safe(part: str) -> str:
+def safe(part: str) -> str:
     """
     A part of a name that neither a file system, nor an S3 key, nor a shell
     takes for something else.
     """
     return re.sub(r"^[.-]|[^A-Za-z0-9._-]", "_", part)
+
+
+def safeHost(node: str) -> str:
+    """
+    A host name as all file names of a node begin with it.
+    """
+    return safe(node)[:_HOST]
 
 
 @attrs.frozen
@@ -89,8 +96,8 @@ class CapturePlan:
         The name of the file: node, device, time and identifier; at most 200
         bytes, fit for a file system and for an S3 key.
         """
-        host, device = _safe(self.node)[:_HOST], _safe(self.device)[:_DEVICE]
-        return f"{host}-{device}-{int(self.created)}-{_safe(self.id)}.pcap"
+        host, device = safeHost(self.node), safe(self.device)[:_DEVICE]
+        return f"{host}-{device}-{int(self.created)}-{safe(self.id)}.pcap"
 
     @property
     def tags(self) -> str:

@@ -38,7 +38,8 @@ class Program(CaptureDaemon):
             super().startService()
         except StartError as error:
             self._log.critical("{error}", error=error)
-            print(error, file=sys.stderr)
+            # twistd has made a part of the log of sys.stderr.
+            print(error, file=sys.__stderr__)
             raise SystemExit(1) from None
         self._reactor.callWhenRunning(self._handleSignals)
 

@@ -111,6 +111,7 @@ class Capture:
         self._seen = 0.0  # when packets last waited, on the reactor's clock
         self._limit = ""
         self._stop = ""
+        self._failure: Failure | None = None
         self._stopped: Deferred[None] = Deferred()
         self._file: MemoryFile | None = None
         self._handling = DeferredLock()
@@ -122,16 +123,18 @@ class Capture:
 
         @raise CaptureError: It was impossible to go on; nothing is kept.
         """
+        self._reactor.addReader(self)
         self.armed = self._clock()
         self._seen = self._reactor.seconds()
         self._later("duration", self._plan.duration, self.stop, Stop.DURATION)
         self._later("timeout", self._plan.timeout + UNSEEN, self._idle)
-        self._reactor.addReader(self)
         try:
             await self._stopped
-            if not self._limit:
+            if not self._limit and self._failure is None:
                 await deferLater(self._reactor, SETTLE)
                 await self._drainRest()
+            if self._failure is not None:
+                self._failure.raiseException()
             drops, size = await self._handling.run(self._threads.draining, self._seal)
             self._grow(size)
             if not self.packets:
@@ -217,8 +220,13 @@ class Capture:
     # Draining.
 
     def _drain(self) -> Deferred[Drained]:
-        d: Deferred[Drained] = self._handling.run(self._threads.draining, self._take)
-        return d.addCallback(self._account)
+        d: Deferred[Drained] = self._handling.run(self._takeAndAccount)
+        return d
+
+    def _takeAndAccount(self) -> Deferred[Drained]:
+        # In one, or a drain that waits for this one would begin before it is
+        # known how much this one has left.
+        return self._threads.draining(self._take).addCallback(self._account)
 
     def _take(self) -> Drained:
         """
@@ -260,10 +268,11 @@ class Capture:
         """
         if failure.check(InterfaceLost):
             self.stop(Stop.INTERFACE_LOST)
-        elif not self._stop:
-            self._stop = "failed"
-            self._halt()
-            self._stopped.errback(failure)
+        else:
+            # Also when the capture was being stopped: what this drain had to
+            # bring is missing.
+            self._failure = failure
+            self.stop("failed")
 
     async def _drainRest(self) -> None:
         """

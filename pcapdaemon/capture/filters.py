@@ -91,7 +91,7 @@ class FilterChecker(Service):
         self,
         reactor: Any,
         resolver: Resolver | None = None,
-        children: int = 2,
+        children: int = 3,
         *,
         cheap: float = 0.05,
         most: float = 0.25,
@@ -108,7 +108,8 @@ class FilterChecker(Service):
         @param reactor: An C{IReactorProcess} and C{IReactorTime}.
         @param resolver: How host names in filters become addresses; L{None}
             refuses them.
-        @param children: How many processes compile.
+        @param children: How many processes compile: while two are stuck, another
+            one takes over at once.
         @param cheap: Seconds of CPU that compiling may take in a good filter.
         @param most: Seconds of CPU after which a compile is ended.
         @param wall: Seconds after which a child that does not answer is killed.

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 
 from pcapdaemon.capture.budget import MemoryBudget, RingBudget
@@ -55,9 +55,12 @@ class Capacity:
 class _Running:
     """
     A capture that has been admitted, its device open or not yet.
+
+    @ivar linkType: What the filter of the plan was checked for.
     """
 
     plan: CapturePlan
+    linkType: int
     capture: Capture | None = None
     stop: str = ""
 
@@ -141,11 +144,13 @@ class CaptureService(Service):
                 f"{self.memory.total}",
             )
 
-    def start(self, plan: CapturePlan) -> None:
+    def start(self, plan: CapturePlan, linkType: int) -> None:
         """
         Begin a capture that L{admit} has let in.
+
+        @param linkType: The C{DLT_} number that its filter was checked for.
         """
-        running = self._running[plan.id] = _Running(plan)
+        running = self._running[plan.id] = _Running(plan, linkType)
         self._handles += 1
         d = Deferred.fromCoroutine(self._run(running))
         self._busy.add(d)
@@ -189,13 +194,16 @@ class CaptureService(Service):
         """
         End everything as C{shutdown}.
 
-        @return: Fires when every recording has been delivered or lost.
+        @return: Fires when every recording has been delivered or lost and every
+            device closed. Cancelling it stops the waiting and nothing else.
         """
         super().stopService()
         self.close()
         for running in list(self._running.values()):
             self._stop(running, Stop.SHUTDOWN)
-        return DeferredList(list(self._busy)).addCallback(lambda _: None)
+        done: Deferred[None] = Deferred()
+        DeferredList(list(self._busy)).addCallback(lambda _: done.callback(None))
+        return done
 
     def _stop(self, running: _Running, reason: str) -> None:
         if running.capture is not None:
@@ -209,29 +217,40 @@ class CaptureService(Service):
         plan = running.plan
         ring = self._rings.take()
         handle: ICaptureHandle | None = None
+        recording: Recording | None = None
         try:
-            handle = await self._open(plan, ring)
+            handle = await self._open(plan, running.linkType, ring)
             recording = await self._capture(running, handle, ring)
         except Exception as error:
-            if not isinstance(error, CaptureError):
-                self._log.failure("capture {id} failed", id=plan.id)
-            self._emit(plan, "failed", stage="capture", reason=str(error))
-            return
-        finally:
-            del self._running[plan.id]
-            self._release(handle, ring)
+            self._failed(plan, "capture", error)
+        del self._running[plan.id]
+        closed = self._release(handle, ring)
+        if recording is not None:
+            await self._store(recording)
+        await closed
+
+    async def _store(self, recording: Recording) -> None:
+        stage = "decode"
         try:
             if recording.packets:
                 await self._examine(recording)
+                stage = "store"
                 await self._deliver(recording)
-        except CaptureError as error:
-            self._emit(plan, "failed", stage="decode", reason=str(error))
+        except Exception as error:
+            self._failed(recording.plan, stage, error)
         finally:
             recording.close()
             self.memory.give(recording.size)
 
-    async def _open(self, plan: CapturePlan, ring: int) -> ICaptureHandle:
-        filter, linkType = plan.filter, self._system.linkType(plan.device)
+    def _failed(self, plan: CapturePlan, stage: str, error: Exception) -> None:
+        if not isinstance(error, CaptureError):
+            self._log.failure("capture {id} failed", id=plan.id)
+        self._emit(plan, "failed", stage=stage, reason=str(error) or repr(error))
+
+    async def _open(
+        self, plan: CapturePlan, linkType: int, ring: int
+    ) -> ICaptureHandle:
+        filter = plan.filter
         while True:
             options = OpenOptions(
                 plan.snaplength, ring, self._capacity.promiscuous, filter, linkType
@@ -287,22 +306,22 @@ class CaptureService(Service):
         )
         return recording
 
-    def _release(self, handle: ICaptureHandle | None, ring: int) -> None:
+    def _release(self, handle: ICaptureHandle | None, ring: int) -> Deferred[None]:
         """
         Give the device and its ring back. A capture that is being closed still
         counts, since its ring is still there.
         """
+        closed: Deferred[None] = succeed(None)
+        if handle is not None:
+            closed = self._threads.opening(handle.close).addErrback(
+                lambda failure: self._log.failure("closing failed", failure=failure)
+            )
 
         def released(_: object) -> None:
             self._rings.give(ring)
             self._handles -= 1
 
-        if handle is None:
-            released(None)
-        elif not self._closing:
-            self._threads.opening(handle.close).addErrback(
-                lambda failure: self._log.failure("closing failed", failure=failure)
-            ).addCallback(released)
+        return closed.addCallback(released)
 
     def _emit(self, plan: CapturePlan, event: str, **fields: Any) -> None:
         self._events.emit(

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from pcapdaemon.capture.recording import Recording
 from pcapdaemon.interfaces import ISink, StartError
+from pcapdaemon.plan import safeHost
 
 #: Bytes that are copied at once: what stays in the processor's cache costs half
 #: of what C{sendfile(2)} does (measured between two memory file systems).
@@ -48,13 +49,13 @@ class LocalSink(Service):
     ) -> None:
         """
         @param directory: Made when it does not exist.
-        @param node: The first part of all file names; hidden files that begin
-            with it are left by a process that was killed.
+        @param node: The host name that all file names begin with; hidden files
+            that do are left by a process that was killed.
         @param work: Calls a function in a worker thread.
         @param mode: Permissions of the files, whatever the umask.
         """
         self._directory = Path(directory).absolute()
-        self._node = node
+        self._host = safeHost(node)
         self._work = work
         self._mode = mode
 
@@ -64,7 +65,7 @@ class LocalSink(Service):
         """
         try:
             self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            leftovers = list(self._directory.glob(f".{self._node}-*.pcap.part"))
+            leftovers = list(self._directory.glob(f".{self._host}-*.pcap.part"))
         except OSError as error:
             raise StartError(
                 f"[general] localdir: {self._directory}: {error.strerror}"
@@ -74,8 +75,13 @@ class LocalSink(Service):
                 f"[general] localdir: {self._directory}: no permission to write"
             )
         for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
-            self._log.warn("removed {path}: incomplete", path=str(leftover))
+            try:
+                leftover.unlink(missing_ok=True)
+            except OSError as error:
+                # Of another user in a directory like /tmp; it is in nobody's way.
+                self._log.warn("incomplete, not removed: {error}", error=error)
+            else:
+                self._log.warn("removed {path}: incomplete", path=str(leftover))
         super().startService()
 
     def store(self, recording: Recording) -> Deferred[str]:
@@ -89,7 +95,8 @@ class LocalSink(Service):
         """
         path = self._directory / recording.filename
         part = self._directory / f".{recording.filename}.part"
-        target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        target = os.open(part, flags, 0o600)
         try:
             try:
                 os.fchmod(target, self._mode)
