@@ -142,11 +142,18 @@ class CaptureDaemon(Service):
         self.node = settings.general.node or socket.gethostname()
         self._pools = {
             "opening": self._pool("opening", system.openers),
+            # Closing waits for the kernel, some 25 ms each, and for little else.
+            "closing": self._pool("closing", 16),
             "draining": self._pool("draining", system.drainers),
             "work": self._pool("work", 2),
             "names": self._pool("names", 4),
         }
-        threads = Threads(self._in("opening"), self._in("draining"), self._in("work"))
+        threads = Threads(
+            self._in("opening"),
+            self._in("closing"),
+            self._in("draining"),
+            self._in("work"),
+        )
         self.events = Events(self.node, clock)
         self._checker = FilterChecker(reactor)
         self._packets = PacketLog(threads.work)
@@ -309,7 +316,9 @@ class CaptureDaemon(Service):
         return True
 
     def _late(self, result: object, seconds: float) -> bool:
-        self._delivery.abandon(f"not stored within grace = {seconds} s")
+        reason = f"not stored within grace = {seconds} s"
+        self._captures.abandon(reason)
+        self._delivery.abandon(reason)
         self._log.error("gave up after grace = {grace} s", grace=seconds)
         return False
 

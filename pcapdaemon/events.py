@@ -135,6 +135,15 @@ class Events:
                 )
 
 
+class _Line(dict[str, Any]):
+    """
+    An event that is JSON where it is formatted, and a dictionary elsewhere.
+    """
+
+    def __str__(self) -> str:
+        return json.dumps(self, separators=(",", ":"))
+
+
 @implementer(IEventObserver)
 class LogObserver:
     """
@@ -150,7 +159,6 @@ class LogObserver:
     def observe(self, event: Mapping[str, Any]) -> None:
         self._log.emit(
             self._levels.get(event["event"], LogLevel.info),
-            "{line}",
-            line=json.dumps(event, separators=(",", ":")),
-            pcapdaemon=event,
+            "{pcapdaemon}",
+            pcapdaemon=_Line(event),
         )

@@ -5,7 +5,7 @@ What this daemon's captures are doing and have done lately.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,13 +31,14 @@ class History:
         """
         self._captures = captures
         self.keep = keep
-        self._summaries: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._summaries: dict[str, dict[str, Any]] = {}
+        #: The captures that are over, in the order in which they ended.
+        self._over: deque[str] = deque()
 
     def observe(self, event: Mapping[str, Any]) -> None:
         kind, id = event["event"], event["id"]
         if kind == "accepted":
             self._summaries[id] = {"id": id, "state": kind}
-            self._forget()
         summary = self._summaries.get(id)
         if summary is None:
             return  # a refused request, or one long forgotten
@@ -48,13 +49,10 @@ class History:
         for key, value in event.items():
             if key not in _PASSING:
                 summary[key] = value
-
-    def _forget(self) -> None:
-        running = self._captures.progress()
-        over = [id for id in self._summaries if id not in running]
-        # The newest has been accepted and does not run yet.
-        for id in over[: max(0, len(over) - 1 - self.keep)]:
-            del self._summaries[id]
+        if kind == "completed" or event.get("stage") == "capture":
+            self._over.append(id)
+            while len(self._over) > self.keep:
+                del self._summaries[self._over.popleft()]
 
     def summaries(self) -> list[dict[str, Any]]:
         progress = self._captures.progress()

@@ -56,12 +56,14 @@ class Threads:
     Where the blocking parts of a capture run: each calls a function in a
     thread and returns a Deferred of its result.
 
-    @ivar opening: Opens and closes devices.
+    @ivar opening: Opens devices.
+    @ivar closing: Closes them.
     @ivar draining: Moves packets.
     @ivar work: Everything else that takes long.
     """
 
     opening: Callable[..., Deferred[Any]]
+    closing: Callable[..., Deferred[Any]]
     draining: Callable[..., Deferred[Any]]
     work: Callable[..., Deferred[Any]]
 

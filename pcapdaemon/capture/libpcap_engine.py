@@ -72,41 +72,62 @@ class _Stat(ctypes.Structure):
     ]
 
 
-#: What is called: the type of its result, and those of its arguments.
-_PCAP = {
+#: What may take long, or waits for the kernel, and so gives up the GIL: the type
+#: of its result, and those of its arguments.
+_SLOW: dict[str, tuple[Any, ...]] = {
+    "pcap_activate": (c_int, c_void_p),
+    "pcap_compile": (c_int, c_void_p, POINTER(_Program), c_char_p, c_int, c_uint32),
+    "pcap_setfilter": (c_int, c_void_p, POINTER(_Program)),
+    "pcap_dispatch": (c_int, c_void_p, c_int, c_void_p, c_void_p),
+    "pcap_dump_flush": (c_int, c_void_p),
+    "pcap_dump_close": (None, c_void_p),
+    "pcap_close": (None, c_void_p),
+}
+#: What takes less than giving up the GIL and getting it back.
+_QUICK: dict[str, tuple[Any, ...]] = {
     "pcap_create": (c_void_p, c_char_p, c_char_p),
     "pcap_set_snaplen": (c_int, c_void_p, c_int),
     "pcap_set_promisc": (c_int, c_void_p, c_int),
     "pcap_set_timeout": (c_int, c_void_p, c_int),
     "pcap_set_buffer_size": (c_int, c_void_p, c_int),
-    "pcap_activate": (c_int, c_void_p),
     "pcap_setnonblock": (c_int, c_void_p, c_int, c_char_p),
     "pcap_get_selectable_fd": (c_int, c_void_p),
     "pcap_datalink": (c_int, c_void_p),
-    "pcap_compile": (c_int, c_void_p, POINTER(_Program), c_char_p, c_int, c_uint32),
-    "pcap_setfilter": (c_int, c_void_p, POINTER(_Program)),
     "pcap_freecode": (None, POINTER(_Program)),
-    "pcap_dispatch": (c_int, c_void_p, c_int, c_void_p, c_void_p),
     "pcap_dump_fopen": (c_void_p, c_void_p, c_void_p),
     "pcap_dump_ftell64": (c_int64, c_void_p),
-    "pcap_dump_flush": (c_int, c_void_p),
-    "pcap_dump_close": (None, c_void_p),
     "pcap_stats": (c_int, c_void_p, POINTER(_Stat)),
     "pcap_geterr": (c_char_p, c_void_p),
-    "pcap_close": (None, c_void_p),
     "pcap_lib_version": (c_char_p,),
 }
-_STDIO = {
+_STDIO: dict[str, tuple[Any, ...]] = {
     "fdopen": (c_void_p, c_int, c_char_p),
     "setvbuf": (c_int, c_void_p, c_void_p, c_int, ctypes.c_size_t),
 }
 
 
-def _bind(library: ctypes.CDLL, functions: dict[str, tuple[Any, ...]]) -> Any:
-    for name, (result, *arguments) in functions.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+class _Functions:
+    """
+    Functions of a shared library, as attributes.
+    """
+
+    def __init__(self, library: str | None) -> None:
+        """
+        @raise OSError: It is not there.
+        """
+        slow, quick = ctypes.CDLL(library), ctypes.PyDLL(library, use_errno=True)
+        tables = ((slow, _SLOW), (quick, _QUICK)) if library else ((quick, _STDIO),)
+        for source, table in tables:
+            for name, (result, *arguments) in table.items():
+                function = getattr(source, name)
+                function.restype, function.argtypes = result, arguments
+                setattr(self, name, function)
+        if library:
+            # Not called from here: libpcap calls it back.
+            self.pcap_dump = ctypes.cast(slow.pcap_dump, c_void_p)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
 
 
 @implementer(ICaptureHandle)
@@ -115,7 +136,9 @@ class LibpcapHandle:
     An activated C{pcap_t}.
     """
 
-    def __init__(self, library: Any, device: str, pcap: int, snaplength: int) -> None:
+    def __init__(
+        self, library: _Functions, device: str, pcap: int, snaplength: int
+    ) -> None:
         self._library = library
         self._device = device
         self._pcap = pcap
@@ -124,7 +147,6 @@ class LibpcapHandle:
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._longest = PACKET_HEADER + snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
-        self._callback = ctypes.cast(library.pcap_dump, c_void_p)
         self._dumper: int | None = None
         self._buffer = ctypes.create_string_buffer(_BUFFER)
         self._size = 0
@@ -138,7 +160,7 @@ class LibpcapHandle:
         return self._socket.fileno()
 
     def record(self, descriptor: int) -> None:
-        stdio = _bind(ctypes.CDLL(None, use_errno=True), _STDIO)
+        stdio = _Functions(None)
         own = os.dup(descriptor)
         stream = stdio.fdopen(own, b"wb")
         if not stream:
@@ -160,7 +182,7 @@ class LibpcapHandle:
             exact = -((self._size - size) // self._longest)
             wanted = min(packets - taken, self._batch, max(1, exact))
             got = self._library.pcap_dispatch(
-                self._pcap, wanted, self._callback, self._dumper
+                self._pcap, wanted, self._library.pcap_dump, self._dumper
             )
             if got < 0:
                 # The error comes when the ring is empty, so nothing was taken.
@@ -218,7 +240,7 @@ class LibpcapSystem(Devices):
     """
 
     # Opening and closing wait for the kernel, some 25 ms each, and hold nothing.
-    openers = 32
+    openers = 16
     drainers = 2
 
     def __init__(self, library: str = LIBRARY) -> None:
@@ -227,7 +249,7 @@ class LibpcapSystem(Devices):
         @raise OSError: It is not there.
         """
         super().__init__()
-        self._library = _bind(ctypes.CDLL(library), _PCAP)
+        self._library = _Functions(library)
         version = self._library.pcap_lib_version().decode()
         self.name = f"libpcap ({version.partition(' (')[0]})"
 
@@ -244,7 +266,8 @@ class LibpcapSystem(Devices):
             library.pcap_set_buffer_size(pcap, options.buffersize)
             activated(device, library.pcap_activate(pcap))
             linkType = library.pcap_datalink(pcap)
-            self.learn(device, linkType)
+            if linkType != options.linkType:
+                self.learn(device, linkType)
             if options.filter:
                 if linkType != options.linkType:
                     raise LinkTypeMismatch(device, linkType, options.linkType)

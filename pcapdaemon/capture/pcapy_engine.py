@@ -182,7 +182,8 @@ class PcapySystem(Devices):
         try:
             activated(device, status)
             linkType = reader.datalink()
-            self.learn(device, linkType)
+            if linkType != options.linkType:
+                self.learn(device, linkType)
             if options.filter:
                 if linkType != options.linkType:
                     raise LinkTypeMismatch(device, linkType, options.linkType)

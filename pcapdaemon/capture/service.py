@@ -108,6 +108,8 @@ class CaptureService(Service):
         )
         self.memory = MemoryBudget(capacity.memory)
         self._running: dict[str, _Running] = {}
+        #: What would be lost without a word if everything ended now.
+        self._ours: dict[str, CapturePlan] = {}
         self._busy: set[Deferred[None]] = set()
         self._handles = 0
         self._closing = False
@@ -151,6 +153,7 @@ class CaptureService(Service):
         @param linkType: The C{DLT_} number that its filter was checked for.
         """
         running = self._running[plan.id] = _Running(plan, linkType)
+        self._ours[plan.id] = plan
         self._handles += 1
         d = Deferred.fromCoroutine(self._run(running))
         self._busy.add(d)
@@ -205,6 +208,15 @@ class CaptureService(Service):
         DeferredList(list(self._busy)).addCallback(lambda _: done.callback(None))
         return done
 
+    def abandon(self, reason: str) -> None:
+        """
+        Nobody can wait any longer: say of every capture that has not reached
+        its delivery that it is lost.
+        """
+        ours, self._ours = self._ours, {}
+        for plan in ours.values():
+            self._failed(plan, "capture", CaptureError(reason))
+
     def _stop(self, running: _Running, reason: str) -> None:
         if running.capture is not None:
             running.capture.stop(reason)
@@ -224,6 +236,8 @@ class CaptureService(Service):
         except Exception as error:
             self._failed(plan, "capture", error)
         del self._running[plan.id]
+        if recording is None or not recording.packets:
+            self._ours.pop(plan.id, None)
         closed = self._release(handle, ring)
         if recording is not None:
             await self._store(recording)
@@ -234,9 +248,12 @@ class CaptureService(Service):
         try:
             if recording.packets:
                 await self._examine(recording)
+                if self._ours.pop(recording.plan.id, None) is None:
+                    return  # has been given up
                 stage = "store"
                 await self._deliver(recording)
         except Exception as error:
+            self._ours.pop(recording.plan.id, None)
             self._failed(recording.plan, stage, error)
         finally:
             recording.close()
@@ -313,7 +330,7 @@ class CaptureService(Service):
         """
         closed: Deferred[None] = succeed(None)
         if handle is not None:
-            closed = self._threads.opening(handle.close).addErrback(
+            closed = self._threads.closing(handle.close).addErrback(
                 lambda failure: self._log.failure("closing failed", failure=failure)
             )
 
