@@ -55,10 +55,19 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     ),
     # One sink has the file.
     "stored": ("sink", "url", "filename"),
-    # Something is lost: the capture could not begin or go on (stage "capture"),
+    # Something went wrong: the capture could not begin or go on (stage "capture"),
     # a packet could not be decoded and --panic is on (stage "decode"), or one
-    # sink does not have the file (stage "store").
-    "failed": ("stage", "interface", "alias", "sink", "filename", "reason"),
+    # sink does not have the file (stage "store"): it is lost, or waits in the spool.
+    "failed": (
+        "stage",
+        "interface",
+        "alias",
+        "sink",
+        "filename",
+        "reason",
+        "attempts",
+        "lost",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from pcapdaemon.capture.service import CaptureService
 from pcapdaemon.interfaces import ICaptureControl, IEventObserver
 
 #: Fields that only say something of the event they stand in.
-_PASSING = ("event", "stage", "reason", "sink", "url")
+_PASSING = ("event", "stage", "reason", "sink", "url", "attempts", "lost")
 
 
 @implementer(ICaptureControl, IEventObserver)

@@ -39,6 +39,7 @@ from pcapdaemon.interfaces import (
 
 if TYPE_CHECKING:
     from pcapdaemon.capture.recording import Recording
+    from pcapdaemon.request import CaptureRequest
 
 #: What a pcap file calls the C{DLT_} numbers that it has another number for.
 _LINKTYPES = {12: 101}
@@ -165,6 +166,11 @@ class MemoryHandle:
             del self._pending[:written]
             self._written += written
             ready -= written
+
+    def pending(self) -> bool:
+        """See L{ICaptureHandle.pending}."""
+        with self._alone():
+            return bool(self._ring)
 
     def freeze(self) -> None:
         """See L{ICaptureHandle.freeze}."""
@@ -358,6 +364,8 @@ class MemorySink(Service):
     @ivar attempts: The file name of each recording that L{store} was called
         with, in order.
     @ivar failure: What every attempt fails with, as long as it is set.
+    @ivar failures: Each attempt takes the first of these, if there is one, and
+        fails with it.
     @ivar gates: Each attempt takes the first of these, if there is one, and
         waits for it: it stores when the Deferred fires, and fails when that
         fails.
@@ -369,13 +377,19 @@ class MemorySink(Service):
         self.name = name
         self.files: dict[str, bytes] = {}
         self.attempts: list[str] = []
+        self.failures: deque[Exception] = deque()
         self.gates: deque[Deferred[None]] = deque()
+
+    def examine(self, request: CaptureRequest) -> None:
+        """See L{ISink.examine}: anything goes."""
 
     def store(self, recording: Recording) -> Deferred[str]:
         """See L{ISink.store}."""
         self.attempts.append(recording.filename)
         if self.failure is not None:
             return fail(self.failure)
+        if self.failures:
+            return fail(self.failures.popleft())
         gate = self.gates.popleft() if self.gates else succeed(None)
 
         def keep(ignored: None) -> str:

@@ -8,11 +8,24 @@ from __future__ import annotations
 import hashlib
 import os
 from io import BufferedReader
+from typing import Protocol
 
 import attrs
 
 from pcapdaemon.interfaces import Drops
 from pcapdaemon.plan import CapturePlan
+
+
+class File(Protocol):
+    """
+    Where the pcap of a recording is: all that L{Recording} needs of it.
+    """
+
+    def open(self) -> BufferedReader:
+        """The file from its beginning. Any thread, any number of times."""
+
+    def close(self) -> None:
+        """Nobody needs it any more. Idempotent."""
 
 
 class MemoryFile:
@@ -74,7 +87,7 @@ class Recording:
     drops: Drops
     stop: str
     sha256: str
-    _file: MemoryFile | None = attrs.field(repr=False)
+    _file: File | None = attrs.field(repr=False)
 
     @property
     def filename(self) -> str:
@@ -97,9 +110,9 @@ class Recording:
             self._file.close()
 
 
-def digest(file: MemoryFile) -> str:
+def digest(file: File) -> str:
     """
-    The SHA-256 of a memory file. Called in a worker thread; the GIL is free
+    The SHA-256 of a file. Called in a worker thread; the GIL is free
     while it computes.
     """
     with file.open() as stream:

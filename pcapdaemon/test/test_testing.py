@@ -21,6 +21,7 @@ from pcapdaemon.interfaces import (
     ISink,
     Reason,
     Refused,
+    StoreError,
 )
 from pcapdaemon.testing import EventList, MemoryFilterChecker, MemorySink
 
@@ -92,6 +93,15 @@ class MemorySinkTests(SynchronousTestCase):
         url = self.successResultOf(sink.store(RECORDING))
         self.assertEqual(url, "memory:a.pcap")
         self.assertEqual(sink.files, {"a.pcap": b"content"})
+
+    def test_failures(self) -> None:
+        """Each attempt takes one of the failures that were prepared."""
+        sink = MemorySink()
+        sink.failures.extend([StoreError("a", True), StoreError("b", False)])
+        for text in "ab":
+            failure = self.failureResultOf(sink.store(RECORDING), StoreError)
+            self.assertEqual(str(failure.value), text)
+        self.successResultOf(sink.store(RECORDING))
 
     def test_failure(self) -> None:
         """Every attempt fails as long as a failure is set."""
