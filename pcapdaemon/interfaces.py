@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 
 if TYPE_CHECKING:
     from pcapdaemon.capture.recording import Recording
+    from pcapdaemon.request import CaptureRequest
 
 
 class Verdict(Enum):
@@ -311,6 +312,12 @@ class ICaptureHandle(Interface):
         @raise CaptureError: Reading failed otherwise.
         """
 
+    def pending() -> bool:
+        """
+        Whether the kernel may have taken packets that have not been drained:
+        it hands over many at a time. Called in the capture thread.
+        """
+
     def freeze() -> None:
         """
         Let no further packet into the ring; what is there can still be
@@ -358,6 +365,13 @@ class ISink(Interface):
     """
 
     name: str = Attribute("One word, as in configuration and events.")
+
+    def examine(request: CaptureRequest) -> object:
+        """
+        Look at a request before it is taken.
+
+        @raise Refused: It asks this sink for what it does not do.
+        """
 
     def store(recording: Recording) -> Deferred[str]:
         """

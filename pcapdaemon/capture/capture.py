@@ -129,15 +129,14 @@ class Capture:
         self.armed = self._clock()
         self._seen = self._reactor.seconds()
         self._later("duration", self._plan.duration, self.stop, Stop.DURATION)
-        self._later("timeout", self._plan.timeout + UNSEEN, self._idle)
+        self._later("timeout", self._plan.timeout, self._idle, False)
         try:
             await self._stopped
             if not self._limit and self._failure is None:
-                await deferLater(self._reactor, SETTLE)
-                await self._drainRest()
+                await self._takeRest()
             if self._failure is not None:
                 self._failure.raiseException()
-            drops, size = await self._handling.run(self._threads.draining, self._seal)
+            drops, size = await self._ask(self._seal)
             self._grow(size)
             if not self.packets:
                 self._discard()
@@ -209,17 +208,35 @@ class Capture:
     def _later(self, name: str, delay: float, f: Callable[..., Any], *a: Any) -> None:
         self._calls[name] = self._reactor.callLater(delay, f, *a)
 
-    def _idle(self) -> None:
+    def _idle(self, waited: bool) -> None:
         """
         The idle limit may have been reached; packets that came since put it off.
+
+        @param waited: Whether those that the kernel had have been waited for.
         """
-        due = self._seen + self._plan.timeout + UNSEEN - self._reactor.seconds()
-        if due <= 0 and not self._handling.locked:
+        due = self._seen + self._plan.timeout - self._reactor.seconds()
+        if due > 0:
+            self._later("timeout", due, self._idle, False)
+        elif self._handling.locked:
+            self._later("timeout", UNSEEN, self._idle, waited)
+        elif waited:
             self.stop(Stop.TIMEOUT)
         else:
-            self._later("timeout", max(due, UNSEEN), self._idle)
+            d = self._ask(self._handle.pending)
+            d.addCallbacks(self._idleUnless, self._broken)
+
+    def _idleUnless(self, pending: bool) -> None:
+        if self._stop:
+            return
+        if pending:
+            self._later("timeout", UNSEEN, self._idle, True)
+        else:
+            self.stop(Stop.TIMEOUT)
 
     # Draining.
+
+    def _ask(self, f: Callable[[], Any]) -> Deferred[Any]:
+        return self._handling.run(self._threads.draining, f)
 
     def _drain(self) -> Deferred[Drained]:
         d: Deferred[Drained] = self._handling.run(self._takeAndAccount)
@@ -276,10 +293,19 @@ class Capture:
             self._failure = failure
             self.stop("failed")
 
+    async def _takeRest(self) -> None:
+        """
+        Take what the kernel delivered before the stop: what can be seen, and
+        then what it had yet to hand over.
+        """
+        for wait in (0.0, SETTLE):
+            if self._limit or not await self._ask(self._handle.pending):
+                return
+            if wait:
+                await deferLater(self._reactor, wait)
+            await self._drainRest()
+
     async def _drainRest(self) -> None:
-        """
-        Take what the kernel delivered before the stop.
-        """
         losses = 0
         while not self._limit:
             try:

@@ -150,6 +150,7 @@ class LibpcapHandle:
         self._dumper: int | None = None
         self._buffer = ctypes.create_string_buffer(_BUFFER)
         self._size = 0
+        self._taken = 0
         self._full = False
         # libpcap 1.10 waits for a device that is down, and says nothing.
         self._lost = False
@@ -189,6 +190,7 @@ class LibpcapHandle:
                 self._error = trouble(self._device, self._text())
                 break
             taken += got
+            self._taken += got
             self._size = self._library.pcap_dump_ftell64(self._dumper)
             self._full = self._size >= size
             if got < wanted:
@@ -210,6 +212,10 @@ class LibpcapHandle:
     def _text(self) -> str:
         return str(self._library.pcap_geterr(self._pcap).decode("utf-8", "replace"))
 
+    def pending(self) -> bool:
+        stat = self._stat()
+        return int(stat.received - stat.dropped) != self._taken
+
     def freeze(self) -> None:
         shut(self._socket)
 
@@ -222,10 +228,14 @@ class LibpcapHandle:
                 raise CaptureError(f"{self._device}: no memory for the recording")
 
     def drops(self) -> Drops:
+        stat = self._stat()
+        return Drops(stat.dropped, stat.ifdropped)
+
+    def _stat(self) -> _Stat:
         stat = _Stat()
         if self._library.pcap_stats(self._pcap, byref(stat)) < 0:
             raise CaptureError(f"{self._device}: {self._text()}")
-        return Drops(stat.dropped, stat.ifdropped)
+        return stat
 
     def close(self) -> None:
         self.flush()

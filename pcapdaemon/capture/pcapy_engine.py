@@ -60,6 +60,7 @@ class PcapyHandle:
         self._dumper: pcapy.Dumper | None = None
         self._file = -1
         self._size = 0  # without a dumper: the exact size of the file
+        self._taken = 0
         self._full = False
         self._error: CaptureError | None = None
         self.linkType: int = reader.datalink()
@@ -99,6 +100,7 @@ class PcapyHandle:
                 wanted = min(wanted, safe)
                 got = self._dispatch(wanted, self._dumper.dump)
             taken += got
+            self._taken += got
             if got < wanted:
                 more = False
                 break
@@ -131,6 +133,10 @@ class PcapyHandle:
         os.pwrite(self._file, b"".join(records), self._size)
         self._size = os.fstat(self._file).st_size
         return got
+
+    def pending(self) -> bool:
+        received, dropped, _interface = self._reader.stats()
+        return bool(received - dropped != self._taken)
 
     def freeze(self) -> None:
         shut(self._socket)

@@ -425,6 +425,15 @@ class CaptureSystemTests(_Base):
         self.downDevice()
         self.checkLost(capture)
 
+    def test_pending(self) -> None:
+        """It is known whether something is left to drain."""
+        capture = self.capture(options())
+        self.assertFalse(capture.handle.pending())
+        self.deliver(frame(0), frame(1))
+        self.assertTrue(capture.handle.pending())
+        capture.takeAll(2)
+        self.assertFalse(capture.handle.pending())
+
     def test_noDrops(self) -> None:
         """Nothing is said to be lost when nothing was."""
         capture = self.capture(options())

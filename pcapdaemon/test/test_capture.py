@@ -410,6 +410,7 @@ class EndTests(_Tests):
         plan = self.bench.start()
         handle = self.bench.system.handles[0]
         self.patch(handle, "freeze", lambda: None)
+        self.patch(handle, "pending", lambda: True)
         self.bench.captures.cancel(plan.id)
         self.bench.reactor.advance(SETTLE * 0.9)
         self.bench.send(0, 1)
@@ -469,8 +470,9 @@ class FailureTests(_Tests):
         """Neither is the last drain failing."""
         plan = self.bench.start()
         self.bench.receive(0, 3)
-        self.bench.captures.cancel(plan.id)
+        self.bench.send(3, 4)
         self.bench.system.handles[0].failure = CaptureError("eth0: broken")
+        self.bench.captures.cancel(plan.id)
         self.bench.settle()
         self.assertFailed("eth0: broken")
 
@@ -623,5 +625,5 @@ class DrainTests(_Tests):
         self.bench.settle()
         self.assertEqual(
             calls,
-            ["record", "drain", "freeze", "drain", "flush", "drops", "close"],
+            ["record", "drain", "freeze", "flush", "drops", "close"],
         )
