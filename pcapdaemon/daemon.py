@@ -16,7 +16,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from pcapdaemon import __version__
@@ -38,10 +38,9 @@ from pcapdaemon.interfaces import (
     PrivilegeError,
     StartError,
 )
-from pcapdaemon.listeners.http import HttpListener
-from pcapdaemon.log import SyslogObserver, SyslogService
+from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
-from pcapdaemon.sinks.local import LocalSink
+from pcapdaemon.spool import Spool
 
 #: Descriptors that a running capture may need (its socket, a second one for it,
 #: the recording, the dumper, a sink's reader), and those of everything else.
@@ -146,6 +145,10 @@ class CaptureDaemon(Service):
             "closing": self._pool("closing", 16),
             "draining": self._pool("draining", system.drainers),
             "work": self._pool("work", 2),
+            # One for each sink that blocks, so that none delays another.
+            "local": self._pool("local", 4),
+            "s3": self._pool("s3", 4),
+            "spool": self._pool("spool", 2),
             "names": self._pool("names", 4),
         }
         threads = Threads(
@@ -157,7 +160,7 @@ class CaptureDaemon(Service):
         self.events = Events(self.node, clock)
         self._checker = FilterChecker(reactor)
         self._packets = PacketLog(threads.work)
-        self._delivery = Delivery((), self.events)
+        self._delivery = Delivery((), self.events, reactor)
         self._captures = CaptureService(
             reactor,
             threads,
@@ -181,13 +184,16 @@ class CaptureDaemon(Service):
         self.history = History(self._captures, settings.capture.keep)
         self.events.add(self.history)
         self.events.add(LogObserver())
-        #: Everything that a section of the settings calls for.
-        self._makers: dict[str, Callable[[Settings], Service | None]] = {
-            "syslog": self._syslog,
-            "local": self._local,
-            "http": self._http,
-            "redis": self._redis,
-        }
+        self._house = House(
+            reactor,
+            self.node,
+            self.events,
+            self.intake,
+            self.history,
+            self.health,
+            self._in,
+        )
+        #: What runs of L{PARTS}, with the settings that it was made from.
         self._parts: dict[str, tuple[Any, Service]] = {}
         self._changing = DeferredLock()
 
@@ -209,56 +215,6 @@ class CaptureDaemon(Service):
             lambda found: list(dict.fromkeys(address[0] for *_, address in found))
         )
 
-    # What the settings call for.
-
-    def _syslog(self, settings: Settings) -> Service | None:
-        if settings.syslog is None:
-            return None
-        observer = SyslogObserver(settings.syslog.priority, settings.syslog.tag)
-        return SyslogService(observer, globalLogPublisher)
-
-    def _local(self, settings: Settings) -> Service | None:
-        general = settings.general
-        if not general.writelocal:
-            return None
-        return LocalSink(general.localdir, self.node, self._in("work"))
-
-    def _http(self, settings: Settings) -> Service | None:
-        http = settings.http
-        if not http.listen:
-            return None
-        return HttpListener(
-            self._reactor,
-            http.host,
-            http.port,
-            http.token,
-            self.intake,
-            self.history,
-            self.health,
-        )
-
-    def _redis(self, settings: Settings) -> Service | None:
-        redis = settings.redis
-        if not redis.listen:
-            return None
-        # Not earlier: txredisapi installs a reactor when it is imported.
-        from pcapdaemon.listeners.redis import RedisListener
-
-        try:
-            return RedisListener(
-                self._reactor,
-                self.intake,
-                host=redis.host,
-                port=redis.port,
-                channel=redis.channel,
-                username=redis.username,
-                password=redis.auth,
-                tls=redis.tls,
-                cafile=redis.cafile,
-            )
-        except (OSError, ValueError) as error:
-            raise StartError(f"[redis] cafile: {redis.cafile}: {error}") from None
-
     # Life.
 
     def startService(self) -> None:
@@ -277,7 +233,7 @@ class CaptureDaemon(Service):
         self._checker.startService()
         self._captures.startService()
         self._configure(self.settings)
-        for name in self._makers:
+        for name in PARTS:
             self._start(name, self.settings)
         self._connect()
         self._log.info(
@@ -308,9 +264,10 @@ class CaptureDaemon(Service):
         services = {name: service for name, (_, service) in self._parts.items()}
         listeners = [s for s in services.values() if IListener.providedBy(s)]
         captures = self._captures.stopService()
+        self._delivery.close(self.settings.capture.grace / 2)
         await gatherResults([maybeDeferred(s.stopService) for s in listeners])
         await captures
-        for service in (self._checker, *services.values()):
+        for service in (self._checker, *reversed(services.values())):
             if service not in listeners:
                 await maybeDeferred(service.stopService)
         return True
@@ -354,8 +311,8 @@ class CaptureDaemon(Service):
 
     async def _replace(self, settings: Settings) -> None:
         self._configure(settings)
-        for name in self._makers:
-            section = self._section(name, settings)
+        for name in PARTS:
+            section = getattr(settings, PARTS[name][0])
             old = self._parts.get(name)
             if not self.running or (old is not None and old[0] == section):
                 continue
@@ -380,20 +337,25 @@ class CaptureDaemon(Service):
         self._packets.panic = settings.general.panic
         self._checker.resolver = self._names if settings.capture.resolve else None
 
-    def _section(self, name: str, settings: Settings) -> Any:
-        return getattr(settings, "general" if name == "local" else name)
-
     def _start(self, name: str, settings: Settings) -> None:
-        service = self._makers[name](settings)
+        section, make = PARTS[name]
+        service = make(settings, self._house)
         if service is None:
             self._parts.pop(name, None)
         else:
             service.startService()
-            self._parts[name] = (self._section(name, settings), service)
+            self._parts[name] = (getattr(settings, section), service)
 
     def _connect(self) -> None:
         services = [service for _, service in self._parts.values()]
-        self._delivery.sinks = [ISink(s) for s in services if ISink.providedBy(s)]
+        sinks = [ISink(s) for s in services if ISink.providedBy(s)]
+        self._delivery.sinks = sinks
+        self._delivery.spool = spool = next(
+            (s for s in services if isinstance(s, Spool)), None
+        )
+        if spool is not None:
+            spool.sinks = sinks
+        self.intake.examine = [sink.examine for sink in sinks]
 
     # What others want to know.
 
@@ -414,4 +376,5 @@ class CaptureDaemon(Service):
             "running": len(self._captures.progress()),
             "memory": {"used": memory.used, "total": memory.total},
             "listeners": listeners,
+            "spool": spool.waiting if (spool := self._delivery.spool) else {},
         }

@@ -5,7 +5,7 @@ From a message to captures that have been let in, or to a refusal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -104,6 +104,8 @@ class Intake:
         self._events = events
         self._clock = clock
         self._identify = identify
+        #: What sinks have to say of a request.
+        self.examine: Sequence[Callable[[CaptureRequest], object]] = ()
         #: When a trigger was last honoured, and by which capture, oldest first.
         self._honoured: dict[tuple[int, str, str], tuple[float, str]] = {}
 
@@ -171,6 +173,8 @@ class Intake:
     async def _admit(self, request: CaptureRequest, bus: str) -> Answer:
         rules = self.rules
         check(request, rules.limits)
+        for examine in self.examine:
+            examine(request)
         targets, missing = self._targets(request, rules)
         self._captures.admit(len(targets))
         self._cool(request, targets, rules)

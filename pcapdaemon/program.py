@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.logger import Logger
 
@@ -26,28 +26,46 @@ class Program(CaptureDaemon):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, settings: Settings, load: Callable[[], Settings]):
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        load: Callable[[], Settings],
+        detached: bool = False,
+    ) -> None:
         """
         @param load: Reads the configuration again; raises L{ConfigError}.
+        @param detached: Whether at the start there is another process, which
+            waits for what twistd tells it of this one.
         """
-        super().__init__(reactor, settings)
+        try:
+            super().__init__(reactor, settings)
+        except StartError as error:
+            self._giveUp(error)
         self._load = load
+        self._detached = detached
 
     def startService(self) -> None:
+        # At once, and again when the reactor has set its own handlers, with which
+        # twistd would end by the signal instead of with status 0.
+        self._handleSignals()
+        self._reactor.callWhenRunning(self._handleSignals)
         try:
             super().startService()
         except StartError as error:
-            self._log.critical("{error}", error=error)
-            # twistd has made a part of the log of sys.stderr.
-            print(error, file=sys.__stderr__)
-            raise SystemExit(1) from None
-        self._reactor.callWhenRunning(self._handleSignals)
+            if self._detached:
+                # twistd tells only of ordinary exceptions, and shows this one.
+                self._log.critical("{error}", error=error)
+                raise
+            self._giveUp(error)
+
+    def _giveUp(self, error: StartError) -> NoReturn:
+        self._log.critical("{error}", error=error)
+        # twistd has made a part of the log of sys.stderr.
+        print(error, file=sys.__stderr__)
+        raise SystemExit(1) from None
 
     def _handleSignals(self) -> None:
-        """
-        After the reactor has set its own handlers, with which twistd would end
-        by the signal instead of with status 0.
-        """
         for number, f in (
             (signal.SIGHUP, self._again),
             (signal.SIGTERM, self._end),

@@ -124,4 +124,6 @@ def makeService(options: Options) -> IService:
     if options["config"] is not None:
         # twistd may change the directory before SIGHUP comes.
         options["config"] = os.path.abspath(options["config"])
-    return Program(reactor, options.settings, options.load)
+    twistd = options.parent
+    detached = twistd is not None and not twistd["nodaemon"]
+    return Program(reactor, options.settings, options.load, detached)

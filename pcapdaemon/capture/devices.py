@@ -103,8 +103,9 @@ class Devices:
         if device == "any":
             return -1
         name = device.encode("utf-8", "surrogateescape")
-        # libpcap gives other names a meaning of its own ("rpcap://", "usbmon0").
-        if not 0 < len(name) < 16 or b"\0" in name:
+        # libpcap gives other names a meaning of its own ("rpcap://", "usbmon0"), and
+        # the kernel takes "eth0:1" for another name of eth0.
+        if not 0 < len(name) < 16 or b"\0" in name or b":" in name:
             raise CaptureError(f"{device!r}: no such device")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             try:

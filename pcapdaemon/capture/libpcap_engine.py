@@ -12,7 +12,9 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+from contextlib import nullcontext
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_uint32, c_void_p
+from threading import Lock
 from typing import Any
 
 from zope.interface import implementer
@@ -50,6 +52,11 @@ _ERRBUF_SIZE, _NETMASK_UNKNOWN = 256, 0xFFFFFFFF
 #: Bytes that gather before they are written to the recording, and C{_IOFBF} of
 #: glibc's stdio.h.
 _BUFFER, _IOFBF = 64 << 10, 0
+
+
+#: The kernel clears a ring when it makes one. From this size on one at a time, so
+#: that a storm of requests leaves a core to everybody else.
+_LARGE = 4 << 20
 
 
 class _Program(ctypes.Structure):
@@ -250,7 +257,7 @@ class LibpcapSystem(Devices):
     """
 
     # Opening and closing wait for the kernel, some 25 ms each, and hold nothing.
-    openers = 16
+    openers = 8
     drainers = 2
 
     def __init__(self, library: str = LIBRARY) -> None:
@@ -260,6 +267,7 @@ class LibpcapSystem(Devices):
         """
         super().__init__()
         self._library = _Functions(library)
+        self._large = Lock()
         version = self._library.pcap_lib_version().decode()
         self.name = f"libpcap ({version.partition(' (')[0]})"
 
@@ -274,7 +282,9 @@ class LibpcapSystem(Devices):
             library.pcap_set_promisc(pcap, options.promiscuous)
             library.pcap_set_timeout(pcap, BLOCK_TIMEOUT)
             library.pcap_set_buffer_size(pcap, options.buffersize)
-            activated(device, library.pcap_activate(pcap))
+            with self._large if options.buffersize >= _LARGE else nullcontext():
+                status = library.pcap_activate(pcap)
+            activated(device, status)
             linkType = library.pcap_datalink(pcap)
             if linkType != options.linkType:
                 self.learn(device, linkType)

@@ -17,6 +17,7 @@ from pcapdaemon.config.sections import (
     RedisSettings,
     S3Settings,
     Settings,
+    SpoolSettings,
     SqsSettings,
     SyslogSettings,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "RedisSettings",
     "S3Settings",
     "Settings",
+    "SpoolSettings",
     "SqsSettings",
     "SyslogSettings",
     "load",

@@ -36,12 +36,19 @@ _WITHOUT_FILE: dict[str, Any] = {
 _LISTENERS = [(section, "listen") for section in ("http", "redis", "kafka", "sqs")]
 _SINKS = [("general", "writelocal"), ("cloudshark", "upload"), ("s3", "upload")]
 
-#: The switches of what is not there yet.
-_LATER = [
-    ("kafka", "listen"),
-    ("sqs", "listen"),
-    ("cloudshark", "upload"),
-    ("s3", "upload"),
+#: What cannot be on without: section, switch, key.
+_NEEDED = [
+    ("kafka", "listen", "server"),
+    ("sqs", "listen", "url"),
+    ("cloudshark", "upload", "token"),
+    ("s3", "upload", "bucket"),
+]
+
+#: Keys that stand together or not at all.
+_PAIRS = [
+    ("kafka", "username", "password"),
+    ("sqs", "accessid", "accesskey"),
+    ("s3", "accessid", "accesskey"),
 ]
 
 
@@ -284,22 +291,71 @@ class _Reader:
             self.conflict(
                 settings, [("redis", "cafile"), ("redis", "tls")], "needs tls = true"
             )
+        self.compareRemote(settings)
         on = {
             (section, key)
             for section, key in _LISTENERS + _SINKS
             if getattr(getattr(settings, section), key)
         }
-        for section, key in _LATER:
-            if (section, key) in on:
-                self.mistake(section, key, "not there yet in this version", True)
         if not on & set(_LISTENERS) and not self.wrong & set(_LISTENERS):
             self.mistakes.append(
                 f"{self.source}: no listener is on: "
-                "[http] listen or [redis] listen must be true"
+                "[http], [redis], [kafka] or [sqs] listen must be true"
             )
         if not on & set(_SINKS) and not self.wrong & set(_SINKS):
             self.mistakes.append(
-                f"{self.source}: no sink is on: [general] writelocal must be true"
+                f"{self.source}: no sink is on: [general] writelocal, "
+                "[cloudshark] upload or [s3] upload must be true"
+            )
+
+    def compareRemote(self, settings: Settings) -> None:
+        """
+        The same for the other buses and sinks.
+        """
+        kafka, cloudshark = settings.kafka, settings.cloudshark
+        for section, switch, needed in _NEEDED:
+            values = getattr(settings, section)
+            if getattr(values, switch) and not getattr(values, needed):
+                self.conflict(
+                    settings,
+                    [(section, needed), (section, switch)],
+                    f"must be given, as {switch} is true",
+                )
+        for section, one, other in _PAIRS:
+            values = getattr(settings, section)
+            for given, missing in ((one, other), (other, one)):
+                if getattr(values, given) and not getattr(values, missing):
+                    self.conflict(
+                        settings,
+                        [(section, given), (section, missing)],
+                        f"needs {missing} too",
+                    )
+        sasl = kafka.security.startswith("SASL_")
+        if sasl and not (kafka.username or kafka.password):
+            self.conflict(
+                settings,
+                [("kafka", key) for key in ("security", "username", "password")],
+                "needs username and password",
+            )
+        if kafka.username and kafka.password and not sasl:
+            self.conflict(
+                settings,
+                [("kafka", key) for key in ("username", "password", "security")],
+                'needs security = "SASL_SSL" or "SASL_PLAINTEXT"',
+            )
+        if kafka.cafile and not kafka.security.endswith("SSL"):
+            self.conflict(
+                settings,
+                [("kafka", "cafile"), ("kafka", "security")],
+                'needs security = "SSL" or "SASL_SSL"',
+            )
+        if cloudshark.cafile and not (
+            cloudshark.verify and cloudshark.scheme == "https"
+        ):
+            self.conflict(
+                settings,
+                [("cloudshark", key) for key in ("cafile", "verify", "scheme")],
+                'needs verify = true and scheme = "https"',
             )
 
     def conflict(
@@ -312,5 +368,6 @@ class _Reader:
         """
         if not self.wrong & set(keys):
             section, key = keys[0]
+            secret = not getattr(attrs.fields(SECTIONS[section]), key).repr
             value = getattr(getattr(settings, section), key)
-            self.mistake(section, key, said, value)
+            self.mistake(section, key, said, *([] if secret else [value]))

@@ -100,6 +100,15 @@ def text(allowed: str, pattern: str) -> Rule:
     return Rule(allowed, accept)
 
 
+def oneOf(*values: str) -> Rule:
+    """
+    Allow some texts.
+    """
+    quoted = [f'"{value}"' for value in values]
+    allowed = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+    return text(allowed, "|".join(map(re.escape, values)))
+
+
 def texts(allowed: str, accept: Callable[[str], str]) -> Rule:
     """
     Allow an array of texts, of which a lone one may stand for an array of one.

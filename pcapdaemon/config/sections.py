@@ -21,10 +21,23 @@ from pcapdaemon.config.rules import (
     acceptServer,
     integer,
     key,
+    oneOf,
     seconds,
     text,
     texts,
 )
+
+#: The keys of C{[s3]} that a request may have too.
+OVERRIDES = ("folder", "bucket", "acl", "region", "endpoint", "encryption")
+
+
+def acceptOverride(value: str) -> str:
+    """
+    Accept one of L{OVERRIDES}.
+    """
+    if value not in OVERRIDES:
+        raise ValueError
+    return value
 
 
 @attrs.frozen
@@ -89,7 +102,7 @@ class CaptureSettings:
         "auto", text('"auto", "libpcap" or "pcapy"', "auto|libpcap|pcapy")
     )
     maxcaptures: int = key(1000, integer(1))
-    buffersize: int = key(67_108_864, integer(LEAST_RING, 1_073_741_824))
+    buffersize: int = key(33_554_432, integer(LEAST_RING, 1_073_741_824))
     totalbuffer: int = key(1_073_741_824, integer(1))
     memory: int = key(1_073_741_824, integer(1))
     filter: str = key("", text("a libpcap filter", r"[^\x00]*"))
@@ -154,11 +167,24 @@ class KafkaSettings:
     @ivar listen: Whether to.
     @ivar server: The brokers, each C{host:port}.
     @ivar topic: The topic.
+    @ivar security: The protocol, as Kafka calls it.
+    @ivar cafile: A PEM file of trusted authorities; empty for the system's.
+    @ivar username: With SASL, the user.
+    @ivar password: With SASL, the password.
+    @ivar mechanism: With SASL, which.
     """
 
     listen: bool = key(False, FLAG)
     server: tuple[str, ...] = key((), texts('an array of "host:port"', acceptServer))
     topic: str = key("capture", NAME)
+    security: str = key(
+        "PLAINTEXT",
+        oneOf("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    )
+    cafile: str = key("", TEXT)
+    username: str = key("", TEXT)
+    password: str = key("", TEXT, secret=True)
+    mechanism: str = key("PLAIN", oneOf("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
 
 
 @attrs.frozen
@@ -197,14 +223,29 @@ class CloudsharkSettings:
     @ivar timeout: Seconds that an upload may take; 0 for no limit.
     @ivar token: The API token.
     @ivar upload: Whether to upload.
+    @ivar cafile: A PEM file of trusted authorities; empty for the system's.
+    @ivar verify: Whether to look at the server's certificate.
+    @ivar proxy: The proxy to go by; empty for none.
     """
 
     host: str = key("localhost", HOST)
-    scheme: str = key("https", text('"http" or "https"', "https?"))
+    scheme: str = key("https", oneOf("http", "https"))
     port: int = key(443, PORT)
     timeout: float = key(0, seconds(zero=True))
     token: str = key("", TEXT, secret=True)
     upload: bool = key(False, FLAG)
+    cafile: str = key("", TEXT)
+    verify: bool = key(True, FLAG)
+    # Secret because people put passwords there; and refused because one would
+    # not be used.
+    proxy: str = key(
+        "",
+        text(
+            '"http://HOST:PORT", without a user, or empty',
+            r"(http://[^\s\x00-\x1f\x7f/@?#]+:[0-9]{1,5}/?)?",
+        ),
+        secret=True,
+    )
 
 
 @attrs.frozen
@@ -221,6 +262,9 @@ class S3Settings:
     @ivar region: The region of the bucket.
     @ivar acl: The canned ACL of what is uploaded.
     @ivar encryption: Whether the server shall encrypt it.
+    @ivar cafile: A PEM file of trusted authorities; empty for the usual ones.
+    @ivar allow: Which of these keys a request may override.
+    @ivar endpoints: The endpoints that it may name, beside C{endpoint}.
     """
 
     accessid: str = key("", TEXT, secret=True)
@@ -232,6 +276,29 @@ class S3Settings:
     region: str = key("", TEXT)
     acl: str = key("", TEXT)
     encryption: bool = key(False, FLAG)
+    cafile: str = key("", TEXT)
+    allow: tuple[str, ...] = key(
+        OVERRIDES,
+        texts(f"an array of {', '.join(OVERRIDES)}", acceptOverride),
+    )
+    endpoints: tuple[str, ...] = key(
+        (), texts("an array of texts that are not empty", NAME.accept)
+    )
+
+
+@attrs.frozen
+class SpoolSettings:
+    """
+    C{[spool]}: what sinks would not take.
+
+    @ivar directory: Where it is kept; empty for nowhere.
+    @ivar maxsize: The most bytes there.
+    @ivar maxage: Seconds after which it is dropped.
+    """
+
+    directory: str = key("", TEXT)
+    maxsize: int = key(1_073_741_824, integer(1))
+    maxage: float = key(604_800, seconds(zero=False))
 
 
 @attrs.frozen
@@ -279,6 +346,7 @@ class Settings:
     sqs: SqsSettings = attrs.Factory(SqsSettings)
     cloudshark: CloudsharkSettings = attrs.Factory(CloudsharkSettings)
     s3: S3Settings = attrs.Factory(S3Settings)
+    spool: SpoolSettings = attrs.Factory(SpoolSettings)
     syslog: SyslogSettings | None = None
     interfaces: tuple[InterfaceSettings, ...] = ()
 
@@ -293,6 +361,7 @@ SECTIONS = {
     "sqs": SqsSettings,
     "cloudshark": CloudsharkSettings,
     "s3": S3Settings,
+    "spool": SpoolSettings,
     "syslog": SyslogSettings,
 }
 

@@ -60,6 +60,7 @@ class Daemon:
     @ivar directory: Removed with the test.
     @ivar captures: Where captures go; made by the daemon.
     @ivar port: Where HTTP listens, once L{start} has returned.
+    @ivar environment: What is added to the environment of the process.
     @ivar lines: The log so far, each line parsed.
     @ivar events: The events in it, in their order.
     @ivar garbage: What was printed that is no log line.
@@ -85,6 +86,7 @@ class Daemon:
         }
         self.configure(**sections)
         self.port = 0
+        self.environment: dict[str, str] = {}
         self.lines: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.garbage: list[str] = []
@@ -136,7 +138,7 @@ class Daemon:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=environment(),
+                env={**environment(), **self.environment},
                 cwd=self.directory,
             )
         self.lines, self.events, self.garbage = [], [], []
@@ -152,11 +154,20 @@ class Daemon:
         """
         self.launch(options, wrapper)
         self.waitForLine("pcapdaemon ")
-        if self.configuration["http"]["listen"]:
+        listening = {
+            name
+            for name in ("http", "redis", "kafka", "sqs")
+            if self.configuration.get(name, {}).get("listen")
+        }
+        if "http" in listening:
             self.port = self.waitForLine("Listening for HTTP")["port"]
             self.http("GET", "/healthz")
-        if self.configuration.get("redis", {}).get("listen"):
+        if "redis" in listening:
             self.waitForLine("subscribed to ")
+        if "kafka" in listening:
+            self.waitForLine("reading topic ")
+        if "sqs" in listening:
+            self.waitForLine("reading from SQS ")
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         """
@@ -195,14 +206,15 @@ class Daemon:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """
         Wait until the process has ended by itself, and all it said is here.
 
+        @param seconds: After how long to give up.
         @return: The exit status; negative if it was a signal.
         """
         assert self._process is not None and self._reader is not None
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(seconds)
         self._reader.join(PATIENCE)
         return status
 

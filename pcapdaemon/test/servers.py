@@ -7,7 +7,6 @@ killed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -24,6 +23,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+
+from pcapdaemon.test.network import environment
 
 
 def missing(*programs: str) -> str | None:
@@ -129,7 +130,7 @@ class Server:
             process,
             shutil.which(arguments[0]),
             arguments,
-            env=os.environ,
+            env=environment(),
             path=self.directory,
         )
         return ensureDeferred(self._accepting(process))

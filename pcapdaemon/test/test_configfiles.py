@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -139,7 +138,10 @@ class FileTests(Mistakes):
         Path(path).write_text("[redis]\nlisten = true\n")
         self.assertEqual(
             self.wrong(path),
-            [f"{path}: no sink is on: [general] writelocal must be true"],
+            [
+                f"{path}: no sink is on: [general] writelocal, "
+                "[cloudshark] upload or [s3] upload must be true"
+            ],
         )
 
     def test_unreadable(self) -> None:
@@ -196,7 +198,9 @@ class SecretTests(Mistakes):
     SECRETS = (
         ("http", "token"),
         ("redis", "auth"),
+        ("kafka", "password"),
         ("cloudshark", "token"),
+        ("cloudshark", "proxy"),
         ("s3", "accessid"),
         ("s3", "accesskey"),
         ("sqs", "accessid"),
@@ -208,9 +212,11 @@ class SecretTests(Mistakes):
         Settings do not show secrets, but everything else.
         """
         overrides = dict.fromkeys(self.SECRETS, "hush" * 4)
+        overrides["cloudshark", "proxy"] = "http://hush:80"
+        overrides |= {("kafka", "username"): "u", ("kafka", "security"): "SASL_SSL"}
         settings = self.settings(BASE, overrides)
         for section, key in self.SECRETS:
-            self.assertEqual(getattr(getattr(settings, section), key), "hush" * 4)
+            self.assertIn("hush", getattr(getattr(settings, section), key))
         self.assertNotIn("hush", repr(settings))
         self.assertIn("localdir='/tmp'", repr(settings))
 
@@ -306,23 +312,9 @@ class SampleTests(Mistakes):
 
     def test_original(self) -> None:
         """
-        The original's file means what it always meant, but for four switches.
+        The original's file means what it always meant.
         """
-        self.assertEqual(
-            self.mistakes(ORIGINAL),
-            [
-                "FILE: [kafka] listen = true: not there yet in this version",
-                "FILE: [sqs] listen = true: not there yet in this version",
-                "FILE: [cloudshark] upload = true: not there yet in this version",
-                "FILE: [s3] upload = true: not there yet in this version",
-            ],
-        )
-        switches = ["kafka.listen", "sqs.listen", "cloudshark.upload", "s3.upload"]
-        overrides: dict[tuple[str, str], Any] = {("general", "writelocal"): True}
-        for switch in switches:
-            section, _, key = switch.partition(".")
-            overrides[section, key] = False
-        settings = self.settings(ORIGINAL, overrides)
+        settings = self.settings(ORIGINAL)
         expected = tomllib.loads(ORIGINAL)
         interfaces = expected.pop("interface")
         self.assertEqual(
@@ -332,6 +324,5 @@ class SampleTests(Mistakes):
         for section, table in expected.items():
             for key, value in table.items():
                 value = tuple(value) if isinstance(value, list) else value
-                value = overrides.get((section, key), value)
                 found = getattr(getattr(settings, section), key)
                 self.assertEqual(found, value, f"[{section}] {key}")

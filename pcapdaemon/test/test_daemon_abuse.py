@@ -118,7 +118,7 @@ def _every() -> list[tuple[bytes, str]]:
     ]
     unknown = [
         request(interface=name)
-        for name in ("eth9", "vb ", "../vb", "a" * 1000, "any ", "rpcap://x/y", "\n")
+        for name in ("eth9", "vb ", "../vb", "a" * 1000, "any ", "rpcap://x/y", "vb:1")
     ]
     bad = [request(bpf=bpf) for bpf in ("(", "host", "port 99999", "\n'\"", "ärger")]
     foreign = [request(node="node-b"), b'{"nodere": "^b", "interface": "vb"}']

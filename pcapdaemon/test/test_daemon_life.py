@@ -22,6 +22,7 @@ from pcapdaemon.test.frames import frame
 from pcapdaemon.test.network import environment
 from pcapdaemon.test.process import PATIENCE, Daemon
 from pcapdaemon.test.servers import freePort, missing
+from pcapdaemon.test.test_tap import TWISTD
 
 #: Nobody's user and group.
 NOBODY = 65534
@@ -66,6 +67,21 @@ class EndTests(DaemonTestCase):
             daemon = self.started()
             daemon.signal(number)
             self.assertEqual(daemon.wait(), 0)
+
+    def test_early(self) -> None:
+        """
+        So does one that has only just said that it is there, and SIGHUP does not
+        end it.
+        """
+        daemon = self.daemon()
+        daemon.launch()
+        daemon.waitForLine("pcapdaemon ")
+        daemon.signal(signal.SIGHUP)
+        daemon.waitForLine("configuration taken over")
+        self.assertEqual(daemon.stop(), 0)
+        daemon.launch()
+        daemon.waitForLine("pcapdaemon ")
+        self.assertEqual(daemon.stop(), 0)
 
     def test_text(self) -> None:
         """
@@ -289,6 +305,27 @@ class StartErrorTests(_RefusalTestCase):
             (message,) = self.refusal(Daemon(self, http={"port": port}))
         self.assertIn("[http] host, port: ", message)
         self.assertIn(f"127.0.0.1 port {port}: ", message)
+
+    def test_detached(self) -> None:
+        """
+        Without C{--nodaemon} the command that starts it says so, too, ends with
+        status 1 and leaves no pid file.
+        """
+        daemon = Daemon(self, general={"localdir": "/dev/null/captures"})
+        twistd = ["-c", TWISTD, "--pidfile=pid", "--logfile=log", "pcapdaemon"]
+        done = subprocess.run(
+            [sys.executable, *twistd, "--config", str(daemon.file)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=daemon.directory,
+            env=environment(),
+            timeout=PATIENCE,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("[general] localdir: /dev/null/captures: ", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertFalse((daemon.directory / "pid").exists())
 
     def test_mistakes(self) -> None:
         """

@@ -127,7 +127,8 @@ class OptionsTests(SynchronousTestCase):
                 f'{path}: [redis] "prot": unknown key; did you mean port?',
                 'command line: --maxpackets ([general] maxpackets) = "many": '
                 "must be an integer of at least 1",
-                f"{path}: no sink is on: [general] writelocal must be true",
+                f"{path}: no sink is on: [general] writelocal, "
+                "[cloudshark] upload or [s3] upload must be true",
             ],
         )
 
@@ -215,7 +216,8 @@ class TwistdTests(SynchronousTestCase):
                 done.stderr.splitlines(),
                 [
                     "bad.toml: [redis] listen = 1: must be true or false",
-                    "bad.toml: no sink is on: [general] writelocal must be true",
+                    "bad.toml: no sink is on: [general] writelocal, "
+                    "[cloudshark] upload or [s3] upload must be true",
                 ],
             )
         self.assertEqual(os.listdir(self.directory), ["bad.toml"])

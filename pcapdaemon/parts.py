@@ -1,0 +1,212 @@
+# See LICENSE for details.
+"""
+From a section of the settings to the listener, sink or log that it calls for.
+
+Libraries that are slow to import, or install a reactor when they are, are
+imported only where a section is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+
+from pcapdaemon.config import Settings
+from pcapdaemon.events import Events
+from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, StartError
+from pcapdaemon.log import SyslogObserver, SyslogService
+from pcapdaemon.sinks.local import LocalSink
+from pcapdaemon.spool import Spool
+
+
+@attrs.frozen
+class House:
+    """
+    What parts are given.
+
+    @ivar reactor: The reactor.
+    @ivar node: The host name.
+    @ivar events: What happens.
+    @ivar intake: What listeners hand messages to.
+    @ivar history: The captures.
+    @ivar health: The state of the daemon.
+    @ivar threads: The name of a pool to what calls a function in it.
+    """
+
+    reactor: Any
+    node: str
+    events: Events
+    intake: IMessageReceiver
+    history: ICaptureControl
+    health: Callable[[], dict[str, Any]]
+    threads: Callable[[str], Callable[..., Deferred[Any]]]
+
+
+def _syslog(settings: Settings, house: House) -> Service | None:
+    if settings.syslog is None:
+        return None
+    observer = SyslogObserver(settings.syslog.priority, settings.syslog.tag)
+    return SyslogService(observer, globalLogPublisher)
+
+
+def _spool(settings: Settings, house: House) -> Service | None:
+    spool = settings.spool
+    if not spool.directory:
+        return None
+    return Spool(
+        spool.directory,
+        spool.maxsize,
+        spool.maxage,
+        house.events,
+        house.threads("spool"),
+        house.reactor,
+    )
+
+
+def _local(settings: Settings, house: House) -> Service | None:
+    if not settings.general.writelocal:
+        return None
+    return LocalSink(settings.general.localdir, house.node, house.threads("local"))
+
+
+def _cloudshark(settings: Settings, house: House) -> Service | None:
+    cloudshark = settings.cloudshark
+    if not cloudshark.upload:
+        return None
+    from pcapdaemon.sinks.cloudshark import CloudsharkSink
+
+    return CloudsharkSink(
+        house.reactor,
+        host=cloudshark.host,
+        scheme=cloudshark.scheme,
+        port=cloudshark.port,
+        token=cloudshark.token,
+        timeout=cloudshark.timeout,
+        cafile=cloudshark.cafile,
+        verify=cloudshark.verify,
+        proxy=cloudshark.proxy,
+    )
+
+
+def _s3(settings: Settings, house: House) -> Service | None:
+    s3 = settings.s3
+    if not s3.upload:
+        return None
+    from pcapdaemon.sinks.s3 import S3Sink
+
+    return S3Sink(
+        house.reactor,
+        house.threads("s3"),
+        bucket=s3.bucket,
+        folder=s3.folder,
+        region=s3.region,
+        endpoint=s3.endpoint,
+        accessid=s3.accessid,
+        accesskey=s3.accesskey,
+        acl=s3.acl,
+        encryption=s3.encryption,
+        allow=s3.allow,
+        endpoints=s3.endpoints,
+        cafile=s3.cafile,
+    )
+
+
+def _http(settings: Settings, house: House) -> Service | None:
+    http = settings.http
+    if not http.listen:
+        return None
+    from pcapdaemon.listeners.http import HttpListener
+
+    return HttpListener(
+        house.reactor,
+        http.host,
+        http.port,
+        http.token,
+        house.intake,
+        house.history,
+        house.health,
+    )
+
+
+def _redis(settings: Settings, house: House) -> Service | None:
+    redis = settings.redis
+    if not redis.listen:
+        return None
+    from pcapdaemon.listeners.redis import RedisListener
+
+    try:
+        return RedisListener(
+            house.reactor,
+            house.intake,
+            host=redis.host,
+            port=redis.port,
+            channel=redis.channel,
+            username=redis.username,
+            password=redis.auth,
+            tls=redis.tls,
+            cafile=redis.cafile,
+        )
+    except (OSError, ValueError) as error:
+        raise StartError(f"[redis] cafile: {redis.cafile}: {error}") from None
+
+
+def _kafka(settings: Settings, house: House) -> Service | None:
+    kafka = settings.kafka
+    if not kafka.listen:
+        return None
+    from pcapdaemon.listeners.kafka import KafkaListener
+
+    try:
+        return KafkaListener(
+            house.reactor,
+            house.intake,
+            servers=kafka.server,
+            topic=kafka.topic,
+            security=kafka.security,
+            cafile=kafka.cafile,
+            username=kafka.username,
+            password=kafka.password,
+            mechanism=kafka.mechanism,
+        )
+    except OSError as error:
+        raise StartError(f"[kafka] cafile: {kafka.cafile}: {error}") from None
+
+
+def _sqs(settings: Settings, house: House) -> Service | None:
+    sqs = settings.sqs
+    if not sqs.listen:
+        return None
+    from pcapdaemon.listeners.sqs import SqsListener
+
+    return SqsListener(
+        house.reactor,
+        house.intake,
+        url=sqs.url,
+        region=sqs.region,
+        accessid=sqs.accessid,
+        accesskey=sqs.accesskey,
+        endpoint=sqs.endpoint,
+        waitseconds=sqs.waitseconds,
+        chunksize=sqs.chunksize,
+    )
+
+
+#: The section of each part, and how it is made, in the order in which they start,
+#: which is the reverse of that in which they end: a part needs those before it.
+PARTS: dict[str, tuple[str, Callable[[Settings, House], Service | None]]] = {
+    "syslog": ("syslog", _syslog),
+    "spool": ("spool", _spool),
+    "local": ("general", _local),
+    "cloudshark": ("cloudshark", _cloudshark),
+    "s3": ("s3", _s3),
+    "http": ("http", _http),
+    "redis": ("redis", _redis),
+    "kafka": ("kafka", _kafka),
+    "sqs": ("sqs", _sqs),
+}
