@@ -51,7 +51,8 @@ class Behaviour:
     """
     How a request is answered. As it stands, an upload is kept.
 
-    @ivar status: Of the reply; with 200, the request is looked at.
+    @ivar status: Of the reply; with 200, the request is looked at, and without
+        C{body} that decides.
     @ivar headers: Further ones.
     @ivar body: Of the reply; L{None} for what CloudShark would say.
     @ivar early: Whether the reply comes after the headers of the request, and
@@ -95,6 +96,7 @@ class Request:
 
     @ivar target: As in the first line.
     @ivar headers: By lower-case names.
+    @ivar server: What the client called the server when it asked for TLS.
     @ivar received: Bytes of the body so far.
     @ivar fields: The texts of the form.
     @ivar file: The headers of the file's part; empty if there is none.
@@ -104,6 +106,7 @@ class Request:
     method: str
     target: str
     headers: dict[str, str]
+    server: bytes | None
     received: int = 0
     fields: dict[str, bytes] = attrs.Factory(dict)
     file: dict[str, str] = attrs.Factory(dict)
@@ -172,7 +175,9 @@ class _Connection(LineReceiver):
         method, target, _version = self._lines[0].split(" ")
         pairs = (each.split(":", 1) for each in self._lines[1:])
         headers = {name.lower(): value.strip() for name, value in pairs}
-        self.request = Request(method, target, headers)
+        tls = self.server.scheme == "https"
+        name = self.transport.getHandle().get_servername() if tls else None
+        self.request = Request(method, target, headers, name)
         self.server.requests.append(self.request)
         behaviours = self.server.behaviours
         self.behaviour = behaviours.popleft() if behaviours else Behaviour()
@@ -228,7 +233,9 @@ class _Connection(LineReceiver):
         if how.silent:
             return
         status, says = self._keep() if how.status == 200 else (how.status, None)
-        if says is None:
+        if how.body is not None:
+            status = how.status
+        elif says is None:
             says = {"status": status, "exceptions": [HTTPStatus(status).phrase]}
         body = json.dumps(says).encode() if how.body is None else how.body
         headers = {

@@ -208,6 +208,8 @@ class UploadTests(ServerTests):
         recording = self.makeRecording()
         sink = self.makeSink(cafile="", verify=False)
         self.assertKept(await sink.store(recording), recording)
+        [request] = self.server.requests
+        self.assertEqual(request.server, b"localhost")
 
 
 class FailureTests(ServerTests):
@@ -279,7 +281,7 @@ class FailureTests(ServerTests):
             (Behaviour(status=413, early=True), "answered 413: Request Entity"),
             (Behaviour(status=413, early=True, cut=5), "answered 413: no reason"),
             (Behaviour(status=413, early=True, hang=True), "answered 413: Request"),
-            (Behaviour(early=True, body=b'{"id": "a"}'), "answered "),
+            (Behaviour(early=True, body=b'{"id": "a"}'), "answered 200 before"),
         ):
             self.server.behave(behaviour)
             error = await self.error(self.makeSink(), recording)
