@@ -12,13 +12,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: help demo test check lint format types docs news wheel bench clean
 
 help:
-	@echo 'make demo    start a daemon, capture on lo, show the pcap'
+	@echo 'make demo    capture on lo, show the pcap; then all buses and sinks'
 	@echo 'make test    every test (T=pcapdaemon.test.test_x for some)'
 	@echo 'make check   lint, types, docs, news and wheel'
 	@echo 'make bench   the benchmarks; as root'
 	@echo 'make lint | format | types | docs | news | wheel | clean'
 
 demo: $(ENVIRONMENT)
+	@.ci/prepare programs
 	@.venv/bin/python demo/demo.py
 
 test: $(ENVIRONMENT)

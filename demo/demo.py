@@ -1,7 +1,8 @@
 # See LICENSE for details.
 """
 A demonstration: start a daemon without any configuration, ask it over HTTP for
-packets of C{lo}, make a little traffic, and show what it captured.
+packets of C{lo}, make a little traffic, and show what it captured. Then the same by
+every bus and to every sink; see C{original.py}.
 
     python demo/demo.py
 
@@ -25,7 +26,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-HOST, PORT = "127.0.0.1", 8477
+from traffic import HOST, Traffic
+
+from twisted.internet.task import react
+
+PORT = 8477
 PACKETS = 20
 
 REQUEST = {
@@ -129,14 +134,8 @@ def capture(daemon: subprocess.Popen[bytes]) -> None:
     until("the daemon answers", 30, healthy)
     print(f"the daemon answers on http://{HOST}:{PORT}")
 
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
-    ):
-        receiver.bind((HOST, 0))
-        port = receiver.getsockname()[1]
-        # Only its own packets: asking the daemon is traffic of lo too.
-        order = {**REQUEST, "bpf": f"udp dst port {port}"}
+    with Traffic() as traffic:
+        order = {**REQUEST, "bpf": traffic.filter}
         print("POST /captures", json.dumps(order))
         [id] = call("POST", "/captures", order)["ids"]
 
@@ -148,8 +147,7 @@ def capture(daemon: subprocess.Popen[bytes]) -> None:
             return summary if summary["state"] == wanted else None
 
         until("the capture is armed", 10, lambda: state("armed"))
-        for number in range(PACKETS):
-            sender.sendto(f"packet {number} of a demo".encode(), (HOST, port))
+        traffic.send(PACKETS)
         summary = until("the pcap is stored", 10, lambda: state("stored"))
 
     path = Path(unquote(urlsplit(summary["stored"][0]["url"]).path))
@@ -164,19 +162,12 @@ def capture(daemon: subprocess.Popen[bytes]) -> None:
     print()
 
 
-def main() -> int:
+def alone(where: Path) -> int:
     """
+    The first part.
+
     @return: The exit status.
     """
-    if not mayCapture():
-        print(NO_PRIVILEGE, file=sys.stderr)
-        return 1
-    if portTaken():
-        print(f"demo: port {PORT} of {HOST} is taken, perhaps by a daemon", end=" ")
-        print(f"that runs already; see: ss -ltnp sport = :{PORT}")
-        return 1
-    where = Path("demo-captures").resolve()
-    where.mkdir(exist_ok=True)
     log = where / "twistd.log"
     # The twistd of this very interpreter, whatever PATH says.
     twistd = "from twisted.scripts.twistd import run; run()"
@@ -202,6 +193,28 @@ def main() -> int:
         daemon.wait()
     print("the daemon has ended cleanly; its log is", log)
     return 0
+
+
+def main() -> int:
+    """
+    @return: The exit status.
+    """
+    if not mayCapture():
+        print(NO_PRIVILEGE, file=sys.stderr)
+        return 1
+    if portTaken():
+        print(f"demo: port {PORT} of {HOST} is taken, perhaps by a daemon", end=" ")
+        print(f"that runs already; see: ss -ltnp sport = :{PORT}")
+        return 1
+    where = Path("demo-captures").resolve()
+    where.mkdir(exist_ok=True)
+    if status := alone(where):
+        return status
+    print()
+    # Only here, since it needs more than the first part.
+    import original
+
+    react(original.run, [where])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-The daemon captures: a request over HTTP or Redis becomes an exact pcap in a directory. ``twistd pcapdaemon`` takes the configuration file, the options and the messages of the program that it follows.
+The daemon captures: a request over HTTP or Redis becomes an exact pcap in a directory. ``twistd pcapdaemon`` takes the configuration file, the options and the messages of the program that it follows. ``engine`` in ``[capture]`` chooses what brings the packets.

@@ -68,29 +68,44 @@ def names(section: str) -> list[str]:
     return [row[0].removeprefix("--") for row in rows(section)]
 
 
+#: The sections of the configuration that have a page for themselves.
+PAGES = {
+    "http": "buses/http",
+    "redis": "buses/redis",
+    "kafka": "buses/kafka",
+    "sqs": "buses/sqs",
+    "cloudshark": "sinks/cloudshark",
+    "s3": "sinks/s3",
+    "spool": "delivery",
+}
+
+
 class ConfigurationTests(SynchronousTestCase):
     """
-    C{docs/configuration.rst}.
+    C{docs/configuration.rst} and the pages of L{PAGES}.
     """
 
     def test_keys(self) -> None:
         """
         Every section, key and default is there as the code has it, in its
-        order, and nothing else is.
+        order and on its page, and nothing else is.
         """
         wanted = {
-            heading: [
+            (PAGES.get(name, "configuration"), heading): [
                 (key.metadata["toml"] or key.name, key.default)
                 for key in attrs.fields(settings)
             ]
-            for heading, settings in [
-                *((f"[{name}]", settings) for name, settings in SECTIONS.items()),
-                ("[[interface]]", InterfaceSettings),
+            for name, heading, settings in [
+                *((name, f"[{name}]", section) for name, section in SECTIONS.items()),
+                ("interface", "[[interface]]", InterfaceSettings),
             ]
         }
         found = {
-            heading: [(name, self.value(default)) for name, default, _ in rows(section)]
-            for heading, section in Page("docs/configuration.rst").sections().items()
+            (page, heading): [
+                (name, self.value(default)) for name, default, _ in rows(section)
+            ]
+            for page in ["configuration", *PAGES.values()]
+            for heading, section in Page(f"docs/{page}.rst").sections().items()
             if heading.startswith("[")
         }
         self.assertEqual(wanted, found)

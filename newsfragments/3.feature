@@ -1,0 +1,1 @@
+Every bus and every sink: requests come by Kafka and Amazon SQS too, captures go to CloudShark and Amazon S3. What fails is tried again while that makes sense, and with ``[spool]`` it is kept on disk, also over a restart, until the sink has it. ``allow`` and ``endpoints`` in ``[s3]`` say what a request may change of where its captures go.
