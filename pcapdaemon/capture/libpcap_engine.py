@@ -19,6 +19,7 @@ from typing import Any
 
 from zope.interface import implementer
 
+from pcapdaemon.capture.budget import BLOCK
 from pcapdaemon.capture.devices import (
     BLOCK_TIMEOUT,
     FILE_HEADER,
@@ -48,6 +49,10 @@ LIBRARY = "libpcap.so.0.8"
 
 #: C{PCAP_ERRBUF_SIZE} and C{PCAP_NETMASK_UNKNOWN} of pcap/pcap.h.
 _ERRBUF_SIZE, _NETMASK_UNKNOWN = 256, 0xFFFFFFFF
+
+#: Bytes of a ring that has few blocks; what the kernel puts in front of a packet,
+#: at most; and how many packets a ring of frames must hold to be better.
+_FEW_BLOCKS, _FRAME_HEADER, _MANY_FRAMES = 16 * BLOCK, 96, 256
 
 #: Bytes that gather before they are written to the recording, and C{_IOFBF} of
 #: glibc's stdio.h.
@@ -96,6 +101,7 @@ _QUICK: dict[str, tuple[Any, ...]] = {
     "pcap_set_snaplen": (c_int, c_void_p, c_int),
     "pcap_set_promisc": (c_int, c_void_p, c_int),
     "pcap_set_timeout": (c_int, c_void_p, c_int),
+    "pcap_set_immediate_mode": (c_int, c_void_p, c_int),
     "pcap_set_buffer_size": (c_int, c_void_p, c_int),
     "pcap_setnonblock": (c_int, c_void_p, c_int, c_char_p),
     "pcap_get_selectable_fd": (c_int, c_void_p),
@@ -135,6 +141,18 @@ class _Functions:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
+
+
+def _isOfFrames(options: OpenOptions) -> bool:
+    """
+    Whether a ring has one frame for each packet, and not blocks for many.
+
+    The kernel gives a block up after L{BLOCK_TIMEOUT}, however little is in it: two
+    blocks are full with two packets that nobody took at once. A small ring of
+    frames holds hundreds, as long as they are short.
+    """
+    frames = options.buffersize // (options.snaplength + _FRAME_HEADER)
+    return options.buffersize < _FEW_BLOCKS and frames >= _MANY_FRAMES
 
 
 @implementer(ICaptureHandle)
@@ -282,6 +300,7 @@ class LibpcapSystem(Devices):
             library.pcap_set_promisc(pcap, options.promiscuous)
             library.pcap_set_timeout(pcap, BLOCK_TIMEOUT)
             library.pcap_set_buffer_size(pcap, options.buffersize)
+            library.pcap_set_immediate_mode(pcap, _isOfFrames(options))
             with self._large if options.buffersize >= _LARGE else nullcontext():
                 status = library.pcap_activate(pcap)
             activated(device, status)

@@ -7,10 +7,15 @@ or doubled until then.
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from array import array
 from datetime import datetime
+from unittest import SkipTest
 
+from pcapdaemon.capture.budget import LEAST_RING
+from pcapdaemon.capture.devices import BLOCK_TIMEOUT
+from pcapdaemon.capture.libpcap_engine import LibpcapSystem
 from pcapdaemon.test.daemoncase import DaemonTestCase
 from pcapdaemon.test.frames import frame
 from pcapdaemon.test.pcapfile import FILE_HEADER, PACKET_HEADER, sequences
@@ -183,6 +188,33 @@ class LimitTests(DaemonTestCase):
         Wait for the end of a capture.
         """
         return self.running.waitForEvent("completed", id)
+
+
+class RingTests(DaemonTestCase):
+    """
+    The least ring that a capture may have.
+    """
+
+    def test_slowly(self) -> None:
+        """
+        Packets that come one by one while the daemon has no time are kept in it,
+        although the kernel would fill a block of it with each.
+        """
+        daemon = self.daemon(capture={"engine": "libpcap", "buffersize": LEAST_RING})
+        try:
+            LibpcapSystem()
+        except OSError:
+            raise SkipTest("libpcap is not installed") from None
+        daemon.start()
+        id = daemon.arm(interface="vb", packets=8)
+        frames = [frame(n) for n in range(8)]
+        daemon.signal(signal.SIGSTOP)
+        for each in frames:
+            self.pair.send([each])
+            time.sleep(3 * BLOCK_TIMEOUT / 1000)
+        daemon.signal(signal.SIGCONT)
+        file = self.pcap(daemon, id)
+        self.assertEqual([record.data for record in file.records], frames)
 
 
 class AdmissionTests(DaemonTestCase):
