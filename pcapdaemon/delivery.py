@@ -135,6 +135,7 @@ class _Job:
 
     @ivar waiting: The attempt or the pause that is under way.
     @ivar attempting: Whether it is an attempt.
+    @ivar error: Why the last one failed.
     @ivar over: Whether it has been said to be lost.
     """
 
@@ -143,6 +144,7 @@ class _Job:
     attempts: int = 0
     waiting: Deferred[str] | Deferred[None] | None = None
     attempting: bool = False
+    error: str = ""
     over: bool = False
 
 
@@ -211,7 +213,7 @@ class Delivery:
         it is lost.
         """
         for job in list(self._jobs):
-            self._lost(job, reason)
+            self._lost(job, f"{reason}: {job.error}" if job.error else reason)
             if job.waiting is not None and not job.attempting:
                 job.waiting.cancel()
 
@@ -266,6 +268,7 @@ class Delivery:
         try:
             return await stored
         except StoreError as error:
+            job.error = str(error)
             return error
         finally:
             job.waiting, job.attempting = None, False

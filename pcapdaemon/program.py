@@ -44,11 +44,16 @@ class Program(CaptureDaemon):
             self._giveUp(error)
         self._load = load
         self._detached = detached
+        self._signals = {
+            signal.SIGHUP: self._again,
+            signal.SIGTERM: self._end,
+            signal.SIGINT: self._end,
+        }
 
     def startService(self) -> None:
-        # At once, and again when the reactor has set its own handlers, with which
-        # twistd would end by the signal instead of with status 0.
-        self._handleSignals()
+        # They wait until the reactor has set its own handlers, with which twistd
+        # would end by the signal instead of with status 0, and those are replaced.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         self._reactor.callWhenRunning(self._handleSignals)
         try:
             super().startService()
@@ -66,12 +71,9 @@ class Program(CaptureDaemon):
         raise SystemExit(1) from None
 
     def _handleSignals(self) -> None:
-        for number, f in (
-            (signal.SIGHUP, self._again),
-            (signal.SIGTERM, self._end),
-            (signal.SIGINT, self._end),
-        ):
+        for number, f in self._signals.items():
             signal.signal(number, partial(self._handle, f))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def _handle(self, f: Callable[[], None], number: int, frame: object) -> None:
         self._reactor.callFromThread(f)

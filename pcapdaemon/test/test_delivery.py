@@ -360,7 +360,7 @@ class RetryTests(_Tests):
         delivered = self.delivery.deliver(self.recording)
         self.delivery.abandon("too late")
         self.successResultOf(delivered)
-        self.assertEqual(self.failures(), [("too late", "one", 1, True)])
+        self.assertEqual(self.failures(), [("too late: refused", "one", 1, True)])
         self.assertEqual(len(self.one.attempts), 1)
 
 
@@ -483,4 +483,4 @@ class SpoolingTests(_Tests):
         self.delivery.abandon("too late")
         self.spool.gate.callback(None)
         self.successResultOf(delivered)
-        self.assertEqual(self.failures(), [("too late", "one", 1, True)])
+        self.assertEqual(self.failures(), [("too late: refused", "one", 1, True)])
