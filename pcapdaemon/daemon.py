@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import attrs
+
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -279,23 +281,29 @@ class CaptureDaemon(Service):
         self._log.error("gave up after grace = {grace} s", grace=seconds)
         return False
 
-    def _descriptors(self) -> None:
+    def _affordable(self, wanted: Capacity) -> Capacity:
         """
         Ask for as many descriptors as C{maxcaptures} may need.
+
+        @return: What can be had.
         """
-        wanted = self.settings.capture.maxcaptures * _PER_CAPTURE + _OTHERS
+        needed = wanted.captures * _PER_CAPTURE + _OTHERS
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         if soft != resource.RLIM_INFINITY and soft < allowed:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < wanted:
-            self._log.warn(
-                "maxcaptures = {captures} may need {wanted} descriptors; "
-                "this process may have {allowed}",
-                captures=self.settings.capture.maxcaptures,
-                wanted=wanted,
-                allowed=allowed,
-            )
+        if allowed == needed:
+            return wanted
+        captures = max(1, (allowed - min(_OTHERS, allowed // 2)) // _PER_CAPTURE)
+        self._log.warn(
+            "maxcaptures = {wanted} may need {needed} descriptors; this process may "
+            "have {allowed}, which will do for {captures}",
+            wanted=wanted.captures,
+            needed=needed,
+            allowed=allowed,
+            captures=captures,
+        )
+        return attrs.evolve(wanted, captures=captures)
 
     def reload(self, settings: Settings) -> Deferred[None]:
         """
@@ -330,8 +338,7 @@ class CaptureDaemon(Service):
     def _configure(self, settings: Settings) -> None:
         self.settings = settings
         self.intake.rules = rules(settings)
-        self._captures.configure(capacity(settings))
-        self._descriptors()
+        self._captures.configure(self._affordable(capacity(settings)))
         self.history.keep = settings.capture.keep
         self._packets.always = settings.general.packetdebug
         self._packets.panic = settings.general.panic

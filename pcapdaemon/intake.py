@@ -29,6 +29,9 @@ from pcapdaemon.interfaces import (
 from pcapdaemon.plan import Limits, check, makePlan, newId
 from pcapdaemon.request import CaptureRequest, concerns, decode, parse, show
 
+#: The most names of what is not there that are told.
+_NAMES = 20
+
 _FOREIGN = Answer(Verdict.NOT_OURS)
 
 
@@ -221,7 +224,7 @@ class Intake:
                     "duration": plan.duration,
                 },
                 ignored=list(request.ignored),
-                missing=missing,
+                missing=[show(name)[1:-1] for name in missing[:_NAMES]],
             )
             self._captures.start(plan, target.linkType)
         return Answer(Verdict.TAKEN, tuple(plan.id for plan in plans))
@@ -304,4 +307,4 @@ class Intake:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(show(name) for name in names[:20])
+    return ", ".join(show(name) for name in names[:_NAMES])

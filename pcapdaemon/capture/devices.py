@@ -107,11 +107,11 @@ class Devices:
         # the kernel takes "eth0:1" for another name of eth0.
         if not 0 < len(name) < 16 or b"\0" in name or b":" in name:
             raise CaptureError(f"{device!r}: no such device")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            try:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 answer = fcntl.ioctl(s, _SIOCGIFHWADDR, struct.pack("16s24x", name))
-            except OSError:
-                raise CaptureError(f"{device!r}: no such device") from None
+        except OSError as error:
+            raise CaptureError(f"{device!r}: {error.strerror}") from None
         return int(struct.unpack_from("H", answer, 16)[0])
 
 
@@ -140,16 +140,17 @@ def isDown(packets: socket.socket, device: str) -> bool:
     return not struct.unpack_from("H", answer, 16)[0] & _IFF_UP
 
 
-def activated(device: str, status: int) -> None:
+def activated(device: str, status: int, text: str = "") -> None:
     """
     @param status: What C{pcap_activate} returned.
+    @param text: What libpcap has to say of it.
     @raise PrivilegeError: It means that we may not.
     @raise CaptureError: It means something else that is not good.
     """
     if status in _PERMISSION:
         raise PrivilegeError(f"{device}: no permission to capture")
     if status < 0:
-        why = _ACTIVATE_ERRORS.get(status, f"libpcap error {status}")
+        why = _ACTIVATE_ERRORS.get(status, text or f"libpcap error {status}")
         raise CaptureError(f"{device}: {why}")
 
 

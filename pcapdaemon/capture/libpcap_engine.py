@@ -303,7 +303,8 @@ class LibpcapSystem(Devices):
             library.pcap_set_immediate_mode(pcap, _isOfFrames(options))
             with self._large if options.buffersize >= _LARGE else nullcontext():
                 status = library.pcap_activate(pcap)
-            activated(device, status)
+            text = library.pcap_geterr(pcap).decode("utf-8", "replace")
+            activated(device, status, text)
             linkType = library.pcap_datalink(pcap)
             if linkType != options.linkType:
                 self.learn(device, linkType)

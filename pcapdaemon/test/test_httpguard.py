@@ -61,6 +61,16 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual(self.code(guard, {}), 403)
         self.assertEqual(self.code(guard, {"Host": ["localhost", "evil"]}), 403)
 
+    def test_bytes(self) -> None:
+        """
+        A header need not be text of any kind.
+        """
+        guard = Guard(b"", True)
+        headers = Headers({b"Host": [b"\xff\xfe"]})
+        self.assertIsNotNone(guard.refusal(headers, False))
+        headers = Headers({b"Host": [b"localhost"], b"Origin": [b"\xff"]})
+        self.assertIsNotNone(guard.refusal(headers, False))
+
     def test_hostElsewhere(self) -> None:
         """
         Where others may connect, they may call this machine what they like.

@@ -411,6 +411,12 @@ class AcceptTests(_Tests):
         self.take(interface=["eth0", "eth0"])
         self.assertEqual(self.accepted(), [("eth0", "")])
 
+    def test_missingMany(self) -> None:
+        """What is not there is named, but not without end."""
+        names = [f"no{number}" for number in range(3000)]
+        self.take(interface=["eth0", *names])
+        self.assertEqual(self.bench.event("accepted")["missing"], names[:20])
+
     def test_missing(self) -> None:
         """What is there is captured, and what is not is named, once."""
         self.take(interface=["eth9", "eth0", "eth8"])

@@ -29,6 +29,13 @@ def isLoopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def _texts(headers: Headers, name: bytes) -> list[str]:
+    """
+    Every value of a header, whatever bytes it has.
+    """
+    return [value.decode("latin-1") for value in headers.getRawHeaders(name, [])]
+
+
 @attrs.frozen
 class Guard:
     """
@@ -50,7 +57,7 @@ class Guard:
         @param public: Whether what is asked for needs no token.
         @return: What to answer instead, or L{None} where it may pass.
         """
-        hosts = headers.getRawHeaders("Host", [])
+        hosts = _texts(headers, b"Host")
         if self.loopback and not (len(hosts) == 1 and self._isLocal(hosts[0])):
             return problem(
                 HTTPStatus.FORBIDDEN,
@@ -74,8 +81,8 @@ class Guard:
 
     @staticmethod
     def _isForeign(headers: Headers, host: str) -> bool:
-        origins = headers.getRawHeaders("Origin", [])
-        sites = headers.getRawHeaders("Sec-Fetch-Site", [])
+        origins = _texts(headers, b"Origin")
+        sites = _texts(headers, b"Sec-Fetch-Site")
         return any(
             origin.partition("://")[2].lower() != host.lower() for origin in origins
         ) or any(site.lower() == "cross-site" for site in sites)

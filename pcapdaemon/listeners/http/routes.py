@@ -129,8 +129,8 @@ class Captures(ApiResource):
         """
         Take a request for captures.
         """
-        kind = (request.getHeader("Content-Type") or "").partition(";")[0]
-        if kind.strip().lower() != "application/json":
+        kind = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
+        if kind.strip().lower() != b"application/json":
             return problem(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
