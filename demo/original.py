@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from pcapdaemon.test.servers_weed import ACCESSID, ACCESSKEY, WeedServer, missin
 
 SAMPLE = Path(__file__).with_name("original.toml")
 PACKETS = 20
-SINKS = ("local", "cloudshark", "s3")
 
 Fetch = Callable[[dict[str, Any]], bytes]
 
@@ -198,10 +198,14 @@ def perform(daemon: Daemon, stage: Stage, where: Path) -> None:
     """
     All that blocks.
     """
-    sample = stage.sample
     edits = stage.prepare()
-    daemon.configuration = sample
+    daemon.configuration = stage.sample
     daemon.configure(**edits, http={"listen": True, "port": 0})
+    file = shutil.copy(daemon.file, where / "original.toml")
+    said = (f"[{section}] {', '.join(keys)}" for section, keys in edits.items())
+    print("configuration:", file)
+    print("the sample of the program that this one follows, with [http] added, but for")
+    print("; ".join(said))
     # What the daemon takes for the authorities that the system trusts.
     os.environ["SSL_CERT_FILE"] = stage.shark.cafile
     local = where / "local"
