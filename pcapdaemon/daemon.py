@@ -195,8 +195,10 @@ class CaptureDaemon(Service):
             self.health,
             self._in,
         )
-        #: What runs of L{PARTS}, with the settings that it was made from.
-        self._parts: dict[str, tuple[Any, Service]] = {}
+        #: What runs of L{PARTS}.
+        self._parts: dict[str, Service] = {}
+        #: Those of them that the settings want otherwise.
+        self._stale: set[str] = set()
         self._changing = DeferredLock()
 
     # Threads.
@@ -235,8 +237,8 @@ class CaptureDaemon(Service):
         self._checker.startService()
         self._captures.startService()
         self._configure(self.settings)
-        for name in PARTS:
-            self._start(name, self.settings)
+        for name, part in PARTS.items():
+            self._begin(name, part.make(self.settings, self._house))
         self._connect()
         self._log.info(
             "pcapdaemon {version} on {node}: {parts}, packets by {system}",
@@ -255,15 +257,18 @@ class CaptureDaemon(Service):
 
     async def _stop(self) -> None:
         self._captures.close()
+        self._packets.closing = True
         work = Deferred.fromCoroutine(self._finish())
         work.addTimeout(self.settings.capture.grace, self._reactor, self._late)
         if await work:
-            # Nothing runs in them any more, so this does not wait.
             for pool in self._pools.values():
-                pool.stop()
+                # Stopping one waits for what it does, and that may hang; its
+                # threads do not keep the process from its end.
+                if not pool.working:
+                    pool.stop()
 
     async def _finish(self) -> bool:
-        services = {name: service for name, (_, service) in self._parts.items()}
+        services = dict(self._parts)
         listeners = [s for s in services.values() if IListener.providedBy(s)]
         captures = self._captures.stopService()
         self._delivery.close(self.settings.capture.grace / 2)
@@ -318,21 +323,40 @@ class CaptureDaemon(Service):
         )
 
     async def _replace(self, settings: Settings) -> None:
+        changed = [
+            name
+            for name, part in PARTS.items()
+            if name in self._stale or part.needs(settings) != part.needs(self.settings)
+        ]
+        try:
+            # All of them before the first takes the place of an old one.
+            made = {name: PARTS[name].make(settings, self._house) for name in changed}
+        except StartError as error:
+            self._log.error("not taken over: {error}", error=error)
+            return
+        for section, key in (("general", "node"), ("capture", "engine")):
+            if getattr(getattr(settings, section), key) != getattr(
+                getattr(self.settings, section), key
+            ):
+                self._log.warn(
+                    "[{section}] {key} needs a restart", section=section, key=key
+                )
         self._configure(settings)
-        for name in PARTS:
-            section = getattr(settings, PARTS[name][0])
-            old = self._parts.get(name)
-            if not self.running or (old is not None and old[0] == section):
-                continue
+        for name, service in made.items():
+            old = self._parts.pop(name, None)
             if old is not None:
-                await maybeDeferred(old[1].stopService)
+                await maybeDeferred(old.stopService)
+            if not self.running:
+                return
             try:
-                self._start(name, settings)
+                self._begin(name, service)
             except StartError as error:
                 self._log.error("not taken over: {error}", error=error)
-                if old is not None:
-                    old[1].startService()
-        self._connect()
+                self._stale.add(name)
+                self._begin(name, old)
+            else:
+                self._stale.discard(name)
+            self._connect()
         self._log.info("configuration taken over: {parts}", parts=list(self._parts))
 
     def _configure(self, settings: Settings) -> None:
@@ -343,18 +367,17 @@ class CaptureDaemon(Service):
         self._packets.always = settings.general.packetdebug
         self._packets.panic = settings.general.panic
         self._checker.resolver = self._names if settings.capture.resolve else None
+        if self._delivery.spool is not None:
+            self._delivery.spool.maxsize = settings.spool.maxsize
+            self._delivery.spool.maxage = settings.spool.maxage
 
-    def _start(self, name: str, settings: Settings) -> None:
-        section, make = PARTS[name]
-        service = make(settings, self._house)
-        if service is None:
-            self._parts.pop(name, None)
-        else:
+    def _begin(self, name: str, service: Service | None) -> None:
+        if service is not None:
             service.startService()
-            self._parts[name] = (getattr(settings, section), service)
+            self._parts[name] = service
 
     def _connect(self) -> None:
-        services = [service for _, service in self._parts.values()]
+        services = list(self._parts.values())
         sinks = [ISink(s) for s in services if ISink.providedBy(s)]
         self._delivery.sinks = sinks
         self._delivery.spool = spool = next(
@@ -372,7 +395,7 @@ class CaptureDaemon(Service):
         """
         listeners = {
             listener.name: listener.connected
-            for _, service in self._parts.values()
+            for service in self._parts.values()
             if (listener := IListener(service, None)) is not None
         }
         memory = self._captures.memory

@@ -185,6 +185,8 @@ class Delivery:
         @return: Fires when nobody needs the recording any more. It does not
             fail: what a sink does not have is told as C{failed}.
         """
+        if not self.sinks:
+            tellFailed(self._events, recording, "", "no sink is on", True)
         return DeferredList(
             [
                 Deferred.fromCoroutine(self._deliver(_Job(recording, sink.name), sink))
@@ -308,6 +310,9 @@ class Delivery:
         if self.spool is None:
             self._lost(job, str(error))
             return
+        while not self.spool.running and self._deadline is None:
+            # Another one is about to take its place.
+            await deferLater(self._clock, 0.1)
         try:
             await self.spool.add(job.recording, job.sink, error)
         except Exception as refusal:

@@ -5,6 +5,7 @@ Files that are complete or absent, whatever happens. Everything here blocks.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from io import BufferedIOBase
 from pathlib import Path
@@ -28,6 +29,8 @@ def writeFile(path: Path, source: BufferedIOBase, mode: int) -> None:
     target = os.open(part, flags, 0o600)
     try:
         try:
+            # So that nobody takes it for one that a killed process has left.
+            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(target, mode)
             buffer = memoryview(bytearray(_CHUNK))
             while count := source.readinto(buffer):
@@ -37,9 +40,25 @@ def writeFile(path: Path, source: BufferedIOBase, mode: int) -> None:
             os.close(target)
         os.rename(part, path)
     except BaseException:
-        os.unlink(part)
+        part.unlink(missing_ok=True)
         raise
     syncDirectory(path.parent)
+
+
+def removePart(part: Path) -> bool:
+    """
+    Remove the hidden file that L{writeFile} left when its process was killed.
+
+    @return: Whether it was one, and not one that is being written.
+    @raise OSError: It cannot be removed.
+    """
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        part.unlink(missing_ok=True)
+        return True
 
 
 def _write(descriptor: int, data: memoryview) -> None:

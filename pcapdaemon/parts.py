@@ -197,16 +197,28 @@ def _sqs(settings: Settings, house: House) -> Service | None:
     )
 
 
-#: The section of each part, and how it is made, in the order in which they start,
-#: which is the reverse of that in which they end: a part needs those before it.
-PARTS: dict[str, tuple[str, Callable[[Settings, House], Service | None]]] = {
-    "syslog": ("syslog", _syslog),
-    "spool": ("spool", _spool),
-    "local": ("general", _local),
-    "cloudshark": ("cloudshark", _cloudshark),
-    "s3": ("s3", _s3),
-    "http": ("http", _http),
-    "redis": ("redis", _redis),
-    "kafka": ("kafka", _kafka),
-    "sqs": ("sqs", _sqs),
+@attrs.frozen
+class Part:
+    """
+    @ivar make: Makes it, or nothing where it is off.
+    @ivar needs: What of the settings it is made of: where that has changed, it
+        is made anew.
+    """
+
+    make: Callable[[Settings, House], Service | None]
+    needs: Callable[[Settings], Any]
+
+
+#: In the order in which they start, which is the reverse of that in which they end:
+#: a part needs those before it.
+PARTS = {
+    "syslog": Part(_syslog, lambda s: s.syslog),
+    "spool": Part(_spool, lambda s: s.spool.directory),
+    "local": Part(_local, lambda s: (s.general.writelocal, s.general.localdir)),
+    "cloudshark": Part(_cloudshark, lambda s: s.cloudshark),
+    "s3": Part(_s3, lambda s: s.s3),
+    "http": Part(_http, lambda s: s.http),
+    "redis": Part(_redis, lambda s: s.redis),
+    "kafka": Part(_kafka, lambda s: s.kafka),
+    "sqs": Part(_sqs, lambda s: s.sqs),
 }

@@ -143,7 +143,9 @@ class Capture:
             sha256 = ""
             if self._file is not None:
                 sha256 = await self._threads.work(digest, self._file)
-        except BaseException:
+        except Exception:
+            # Not while a drain writes into what is given up.
+            await self._handling.acquire()
             self._discard()
             raise
         return Recording(
@@ -251,6 +253,8 @@ class Capture:
         """
         In the capture thread.
         """
+        if self._failure is not None:
+            return Drained(0, self.size, False)
         if self._file is None:
             self._file = MemoryFile(self._plan.filename)
             self._handle.record(self._file.fileno())
@@ -300,6 +304,8 @@ class Capture:
         """
         for wait in (0.0, SETTLE):
             if self._limit or not await self._ask(self._handle.pending):
+                return
+            if self._failure is not None:
                 return
             if wait:
                 await deferLater(self._reactor, wait)

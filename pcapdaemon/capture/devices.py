@@ -107,6 +107,10 @@ class Devices:
         # the kernel takes "eth0:1" for another name of eth0.
         if not 0 < len(name) < 16 or b"\0" in name or b":" in name:
             raise CaptureError(f"{device!r}: no such device")
+        # Not by asking for it: of a name that it does not know, the kernel has a
+        # module loaded.
+        if all(device != known for _, known in socket.if_nameindex()):
+            raise CaptureError(f"{device!r}: no such device")
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 answer = fcntl.ioctl(s, _SIOCGIFHWADDR, struct.pack("16s24x", name))

@@ -47,8 +47,8 @@ from pcapdaemon.interfaces import (
 #: The shared library: the name of its interface, the same since 2008.
 LIBRARY = "libpcap.so.0.8"
 
-#: C{PCAP_ERRBUF_SIZE} and C{PCAP_NETMASK_UNKNOWN} of pcap/pcap.h.
-_ERRBUF_SIZE, _NETMASK_UNKNOWN = 256, 0xFFFFFFFF
+#: C{PCAP_ERRBUF_SIZE} of pcap/pcap.h, and the netmask that filters are checked with.
+_ERRBUF_SIZE, _NETMASK = 256, 0
 
 #: Bytes of a ring that has few blocks; what the kernel puts in front of a packet,
 #: at most; and how many packets a ring of frames must hold to be better.
@@ -321,7 +321,7 @@ class LibpcapSystem(Devices):
     def _filter(self, device: str, pcap: int, filter: str) -> None:
         library, program = self._library, _Program()
         text = filter.encode()
-        status = library.pcap_compile(pcap, byref(program), text, 1, _NETMASK_UNKNOWN)
+        status = library.pcap_compile(pcap, byref(program), text, 1, _NETMASK)
         if status == 0:
             status = library.pcap_setfilter(pcap, byref(program))
             library.pcap_freecode(byref(program))

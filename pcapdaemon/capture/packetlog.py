@@ -26,6 +26,7 @@ class PacketLog:
 
     @ivar always: Whether all captures are decoded, or only those that ask.
     @ivar panic: Whether a packet that cannot be decoded fails its capture.
+    @ivar closing: Whether there is no time for what is only for the log.
     """
 
     _log = Logger()
@@ -37,6 +38,7 @@ class PacketLog:
         self._work = work
         self.always = False
         self.panic = False
+        self.closing = False
 
     def examine(self, recording: Recording) -> Deferred[None]:
         """
@@ -52,6 +54,8 @@ class PacketLog:
         with recording.open() as stream:
             packets = describe(stream, self.panic)
             while batch := await self._work(_take, packets):
+                if self.closing and not self.panic:
+                    return  # it is the file that matters now
                 for packet in batch:
                     if isinstance(packet, Undecodable):
                         raise CaptureError(str(packet))

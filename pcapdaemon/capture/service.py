@@ -139,6 +139,12 @@ class CaptureService(Service):
                 f"{captures} more would exceed maxcaptures = {most}: "
                 f"{self._handles} captures are running",
             )
+        if len(self._busy) + captures > 2 * most:
+            raise Refused(
+                Reason.BUSY,
+                f"{len(self._busy)} captures run or wait for their sinks; allowed "
+                f"are twice maxcaptures = {most}",
+            )
         if self.memory.spent:
             raise Refused(
                 Reason.BUSY,

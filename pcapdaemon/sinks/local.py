@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pcapdaemon.capture.recording import Recording
-from pcapdaemon.files import writeFile
+from pcapdaemon.files import removePart, writeFile
 from pcapdaemon.interfaces import ISink, StartError, StoreError
 from pcapdaemon.plan import safeHost
 from pcapdaemon.request import CaptureRequest
@@ -32,6 +32,7 @@ _TRANSIENT = {
     errno.EIO,
     errno.EMFILE,
     errno.ENFILE,
+    errno.ENOENT,  # the directory: it may be a mount that comes back
     errno.ENOMEM,
     errno.ENOSPC,
     errno.ESTALE,
@@ -85,12 +86,11 @@ class LocalSink(Service):
             )
         for leftover in leftovers:
             try:
-                leftover.unlink(missing_ok=True)
+                if removePart(leftover):
+                    self._log.warn("removed {path}: incomplete", path=str(leftover))
             except OSError as error:
                 # Of another user in a directory like /tmp; it is in nobody's way.
                 self._log.warn("incomplete, not removed: {error}", error=error)
-            else:
-                self._log.warn("removed {path}: incomplete", path=str(leftover))
         super().startService()
 
     def examine(self, request: CaptureRequest) -> None:

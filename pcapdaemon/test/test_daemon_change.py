@@ -145,6 +145,21 @@ class ReloadTests(DaemonTestCase):
         self.assertEqual(self.ask(daemon, packets=2)[0], 202)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_cannotStart(self) -> None:
+        """
+        Where a new sink cannot be, the old one stays, and captures have a place.
+        """
+        daemon = self.started()
+        daemon.configure(
+            general={"writelocal": False},
+            s3={"upload": True, "bucket": "pcaps", "acl": "publik"},
+        )
+        daemon.signal(signal.SIGHUP)
+        self.waitForMistake(daemon, "acl")
+        running = daemon.arm(interface="vb", packets=1)
+        self.pair.send([frame(0)])
+        self.pcap(daemon, running)
+
     def waitForMistake(self, daemon: Daemon, said: str) -> None:
         """
         Wait until the log tells of a mistake that has something in it.

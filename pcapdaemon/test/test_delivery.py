@@ -37,8 +37,10 @@ class MemorySpool:
     @ivar added: Identifier, sink and reason of each recording that was added.
     @ivar refusal: What every addition fails with, as long as it is set.
     @ivar gate: What every addition waits for, as long as it is set.
+    @ivar running: Whether it takes anything.
     """
 
+    running = 1
     refusal: Exception | None = None
     gate: Deferred[None] | None = None
 
@@ -111,10 +113,11 @@ class DeliveryTests(_Tests):
         )
 
     def test_noSinks(self) -> None:
-        """Without a sink there is nothing to wait for."""
+        """Without a sink a recording is lost, and that is said."""
         self.delivery.sinks = ()
         self.successResultOf(self.delivery.deliver(self.recording))
-        self.assertEqual(self.observed.events, [])
+        [failed] = self.observed.named("failed")
+        self.assertEqual((failed["reason"], failed["lost"]), ("no sink is on", True))
 
     def test_failed(self) -> None:
         """One that fails hurts no other, and its reason is told."""
