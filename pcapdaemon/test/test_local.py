@@ -236,7 +236,7 @@ class LocalSinkTests(_Tests):
             (errno.EACCES, False),
             (errno.EROFS, False),
             (errno.ENAMETOOLONG, False),
-            (errno.ENOENT, False),
+            (errno.ENOENT, True),
         ]:
             stored = self.sink.store(cast(Recording, Failing(number)))
             error = self.failureResultOf(stored, StoreError).value
