@@ -146,6 +146,10 @@ class Intake:
         detail = f"the message has {size} bytes; allowed are {self.rules.maxmessage}"
         return self._refuse(Refused(Reason.TOO_LARGE, detail), {}, bus)
 
+    def unauthorized(self, bus: str) -> Answer:
+        refused = Refused(Reason.UNAUTHORIZED, "no or a wrong bearer token")
+        return self._refuse(refused, {}, bus)
+
     def _failed(self, failure: Any, fields: Mapping[str, Any], bus: str) -> Answer:
         if failure.check(Refused):
             return self._refuse(failure.value, fields, bus)

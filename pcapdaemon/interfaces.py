@@ -143,6 +143,12 @@ class IMessageReceiver(Interface):
         @param size: The announced size in bytes.
         """
 
+    def unauthorized(bus: str) -> Answer:
+        """
+        Take note of a message that the listener itself refused to look at
+        because the sender did not show that it may send any.
+        """
+
     maxmessage: int = Attribute("The most bytes that a message may have.")
 
 

@@ -19,13 +19,14 @@ import attrs
 from pcapdaemon.capture.budget import LEAST_RING
 from pcapdaemon.config.document import ConfigError
 from pcapdaemon.config.document import tables as parseTables
-from pcapdaemon.config.rules import Rule
+from pcapdaemon.config.rules import Rule, isURL
 from pcapdaemon.config.sections import (
     OPTIONS,
     SECTIONS,
     InterfaceSettings,
     Settings,
 )
+from pcapdaemon.sinks import _destination
 
 #: What holds where no file is named.
 _WITHOUT_FILE: dict[str, Any] = {
@@ -42,6 +43,14 @@ _NEEDED = [
     ("sqs", "listen", "url"),
     ("cloudshark", "upload", "token"),
     ("s3", "upload", "bucket"),
+]
+
+#: Where authorities may be named: section, switch.
+_TRUSTING = [
+    ("redis", "listen"),
+    ("kafka", "listen"),
+    ("cloudshark", "upload"),
+    ("s3", "upload"),
 ]
 
 #: Keys that stand together or not at all.
@@ -292,6 +301,7 @@ class _Reader:
                 settings, [("redis", "cafile"), ("redis", "tls")], "needs tls = true"
             )
         self.compareRemote(settings)
+        self.tryOut(settings)
         on = {
             (section, key)
             for section, key in _LISTENERS + _SINKS
@@ -357,6 +367,49 @@ class _Reader:
                 [("cloudshark", key) for key in ("cafile", "verify", "scheme")],
                 'needs verify = true and scheme = "https"',
             )
+
+    def tryOut(self, settings: Settings) -> None:
+        """
+        Check what a part that is on would not start with.
+        """
+        sqs, s3 = settings.sqs, settings.s3
+        if sqs.listen:
+            endpoint = sqs.endpoint
+            if endpoint and "://" not in endpoint:
+                endpoint = f"https://{endpoint}"
+            for key, value in (("url", sqs.url), ("endpoint", endpoint)):
+                if value and not isURL(value):
+                    said = "must be an HTTP(S) URL with a host"
+                    self.unusable("sqs", key, getattr(sqs, key), said)
+        if s3.upload:
+            given = [
+                (key, key, getattr(s3, key))
+                for key in ("bucket", "folder", "region", "endpoint", "acl")
+            ]
+            given += [("endpoints", "endpoint", each) for each in s3.endpoints]
+            for key, rule, value in given:
+                try:
+                    if value:
+                        _destination.RULES[rule](value)
+                except ValueError as error:
+                    self.unusable("s3", key, value, f"must be {error}")
+        for section, switch in _TRUSTING:
+            values = getattr(settings, section)
+            known = (section, "cafile") not in self.wrong
+            if getattr(values, switch) and values.cafile and known:
+                try:
+                    with open(values.cafile, "rb") as file:
+                        file.read(1)
+                except OSError as error:
+                    said = f"cannot be read: {error.strerror}"
+                    self.mistake(section, "cafile", said, values.cafile)
+
+    def unusable(self, section: str, key: str, value: str, said: str) -> None:
+        """
+        Take note of an address or the like that is none. With an C{@} it is not
+        shown: a password may stand before it.
+        """
+        self.mistake(section, key, said, *([] if "@" in value else [value]))
 
     def conflict(
         self, settings: Settings, keys: list[tuple[str, str]], said: str

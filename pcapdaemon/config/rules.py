@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -137,6 +138,19 @@ def acceptServer(value: str) -> str:
     if match is None or not 1 <= int(match[2]) <= 65535:
         raise ValueError
     return match[0]
+
+
+def isURL(value: str) -> bool:
+    """
+    Say whether text is an HTTP(S) URL with a host.
+    """
+    try:
+        parts = urlsplit(value)
+        # Asking for the port raises where it is none.
+        sound = parts.scheme in ("http", "https") and parts.port != 0
+        return sound and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 FLAG = Rule("true or false", acceptFlag)

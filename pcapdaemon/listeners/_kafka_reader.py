@@ -89,12 +89,15 @@ class IReport(Protocol):
         """
 
 
-def connect(settings: Mapping[str, Any], maxmessage: int) -> tuple[Any, Any]:
+def connect(
+    settings: Mapping[str, Any], maxmessage: Callable[[], int]
+) -> tuple[Any, Any]:
     """
     Make a consumer. It does not wait for anything, and connects in a thread of
     its own.
 
     @param settings: Servers and security, as C{KafkaConsumer} calls them.
+    @param maxmessage: See L{SoundRecords}.
     @return: The consumer and what it knows of the cluster.
     """
     clients: list[KafkaNetClient] = []

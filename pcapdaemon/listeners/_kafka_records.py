@@ -163,10 +163,13 @@ class SoundRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     of the same base in a C{Fetcher}.
     """
 
-    def __init__(self, maxmessage: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, maxmessage: Callable[[], int], *args: Any, **kwargs: Any
+    ) -> None:
         """
-        @param maxmessage: The most bytes that a message may have. The content
-            of larger ones is let go, however many there are.
+        @param maxmessage: Says, in the reader's thread, how many bytes a
+            message may have at the moment. The content of larger ones is let
+            go, however many there are.
         """
         self._maxmessage = maxmessage
         self.next_fetch_offset: int
@@ -203,7 +206,7 @@ class SoundRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = record.offset + 1
                 value = record.value or b""
                 self.bytes_read += 1 + len(value)  # Partitions take turns by it.
-                large = len(value) > self._maxmessage
+                large = len(value) > self._maxmessage()
                 yield Item(record.offset, len(value) if large else value)
 
     def _instead(self, after: int, value: int | Damage) -> Item:

@@ -25,6 +25,7 @@ from botocore.parsers import ResponseParserError
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from pcapdaemon.config.rules import isURL
 from pcapdaemon.interfaces import StartError
 
 #: Seconds to wait for a TCP connection, and for an answer that is overdue.
@@ -52,14 +53,7 @@ def locate(url: str, region: str = "", endpoint: str = "") -> tuple[str, str]:
     if endpoint and "://" not in endpoint:
         endpoint = f"https://{endpoint}"
     for key, value in (("url", url), ("endpoint", endpoint or url)):
-        try:
-            parts = urlsplit(value)
-            # Asking for the port raises where it is none.
-            sound = parts.scheme in ("http", "https") and parts.port != 0
-            sound = sound and bool(parts.hostname)
-        except ValueError:
-            sound = False
-        if not sound:
+        if not isURL(value):
             raise StartError(f"[sqs] {key}: {value!r} is not an HTTP(S) URL")
     parts = urlsplit(url)
     aws = _AWS_HOST.search(parts.hostname or "")

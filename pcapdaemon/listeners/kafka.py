@@ -123,7 +123,7 @@ class KafkaListener(Service):
             settings["sasl_mechanism"] = mechanism
             settings["sasl_plain_username"] = username
             settings["sasl_plain_password"] = password
-        self._connect = partial(connect, settings, receiver.maxmessage)
+        self._connect = partial(connect, settings, lambda: receiver.maxmessage)
         self._reader: Reader | None = None
         self._connected = False
         self._partitions = 0

@@ -116,7 +116,8 @@ def _acl(text: str) -> str:
     return text
 
 
-_RULES: Mapping[str, Callable[[Any], Any]] = {
+#: What C{[s3]} and requests may say, by key.
+RULES: Mapping[str, Callable[[Any], Any]] = {
     "bucket": _bucket,
     "folder": _folder,
     "region": _region,
@@ -126,7 +127,7 @@ _RULES: Mapping[str, Callable[[Any], Any]] = {
 }
 
 #: What a request can override at all.
-OVERRIDES = tuple(_RULES)
+OVERRIDES = tuple(RULES)
 
 
 @attrs.frozen
@@ -156,7 +157,7 @@ class Overrides:
             if given is None or given == "":
                 continue
             try:
-                value = _RULES[key](given)
+                value = RULES[key](given)
                 if key == "endpoint":
                     value = self._named(given, value)
                 if value != getattr(self.configured, key) and key not in self.allow:
@@ -207,7 +208,7 @@ def makeOverrides(
 
     def checked(key: str, rule: str, given: Any) -> Any:
         try:
-            return _RULES[rule](given)
+            return RULES[rule](given)
         except ValueError as error:
             raise StartError(f"[s3] {key}: {show(given)}; allowed is {error}") from None
 

@@ -343,7 +343,7 @@ class RuleTests(Mistakes):
         A user needs a password, and authorities need TLS.
         """
         self.assertValue("redis", 'username = "u"\nauth = "p"', None)
-        self.assertValue("redis", 'cafile = "ca.pem"\ntls = true', None)
+        self.assertValue("redis", f'cafile = "{__file__}"\ntls = true', None)
         self.assertValue(
             "redis", 'username = "u"', 'username = "u": needs auth, the password'
         )

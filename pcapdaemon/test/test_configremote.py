@@ -88,6 +88,84 @@ class RemoteTests(Mistakes):
                 'proxy: must be "http://HOST:PORT", without a user, or empty',
             )
 
+    def test_s3(self) -> None:
+        """
+        Where S3 is on, all that its sink would not start with is named at once,
+        without passwords.
+        """
+        wrong = [
+            'bucket = "b!"',
+            'folder = "a/../b"',
+            'region = "eu west"',
+            'endpoint = "ftp://s3.example"',
+            'acl = "pubic"',
+        ]
+        more = 'endpoints = ["minio:9000", "minio:99999", "http://u:hunter2@minio"]'
+        text = "\n".join([BASE, "[s3]", *wrong, more, "upload = "])
+        self.settings(text + "false")
+        mistakes = self.mistakes(text + "true")
+        self.assertEqual(
+            [mistake.partition(": must be ")[0] for mistake in mistakes],
+            [f"FILE: [s3] {line}" for line in wrong]
+            + ['FILE: [s3] endpoints = "minio:99999"', "FILE: [s3] endpoints"],
+        )
+        self.assertIn("one of private, public-read", mistakes[4])
+        self.assertNotIn("hunter2", "".join(mistakes))
+        right = [
+            'bucket = "captures"',
+            'folder = "/a/b/"',
+            'region = "eu-west-1"',
+            'endpoint = "http://127.0.0.1:9000"',
+            'acl = "private"',
+            'endpoints = ["minio:9000"]',
+        ]
+        self.assertValue("s3", "\n".join(["upload = true", *right]), None)
+        self.assertValue("s3", 'upload = true\nbucket = "abc"', None)
+
+    def test_sqs(self) -> None:
+        """
+        Where SQS is on, the queue is a URL, and the service can be one.
+        """
+        said = "must be an HTTP(S) URL with a host"
+        queue = 'url = "https://sqs.eu-west-1.amazonaws.com/1/q"'
+        for url in ("captures", "ftp://host/q", "https:///q", "http://host:x/q"):
+            self.assertValue("sqs", f'url = "{url}"', None)
+            line = f'url = "{url}"'
+            self.assertValue("sqs", f"listen = true\n{line}", f"{line}: {said}")
+        self.assertValue(
+            "sqs", 'listen = true\nurl = "http://u:p@host:x/q"', f"url: {said}"
+        )
+        self.assertValue("sqs", f"listen = true\n{queue}", None)
+        for endpoint in ("localhost:9324", "http://localhost:9324"):
+            line = f'endpoint = "{endpoint}"'
+            self.assertValue("sqs", f"listen = true\n{queue}\n{line}", None)
+        line = 'endpoint = "localhost:0"'
+        self.assertValue("sqs", f"listen = true\n{queue}\n{line}", f"{line}: {said}")
+
+    def test_cafile(self) -> None:
+        """
+        Where a part is on, its authorities can be read.
+        """
+        for section, needed in [
+            ("redis", "listen = true\ntls = true"),
+            ("kafka", 'listen = true\nserver = "k:9093"\nsecurity = "SSL"'),
+            ("cloudshark", 'upload = true\ntoken = "t"'),
+            ("s3", 'upload = true\nbucket = "captures"'),
+        ]:
+            for path, why in [
+                ("/nonexistent/ca.pem", "No such file or directory"),
+                ("/", "Is a directory"),
+            ]:
+                line = f'cafile = "{path}"'
+                said = f"{line}: cannot be read: {why}"
+                self.assertValue(section, f"{needed}\n{line}", said)
+                # That of the base must stay on.
+                if section != "redis":
+                    off = needed.replace("true", "false")
+                    self.assertValue(section, f"{off}\n{line}", None)
+            line = f'cafile = "{__file__}"'
+            self.assertValue(section, f"{needed}\n{line}", None)
+
     def test_overrides(self) -> None:
         """
         What requests may override is what they can, and at first nothing that

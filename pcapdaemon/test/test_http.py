@@ -48,6 +48,7 @@ class FakeReceiver:
     @ivar later: What fires with an answer then.
     @ivar messages: What it was handed, with the bus.
     @ivar sizes: What it was told of messages cut off.
+    @ivar strangers: By which bus somebody came who may not.
     """
 
     maxmessage = 1000
@@ -57,6 +58,7 @@ class FakeReceiver:
         self.later: Deferred[Answer] = Deferred()
         self.messages: list[tuple[bytes, str]] = []
         self.sizes: list[int] = []
+        self.strangers: list[str] = []
 
     def receive(self, message: bytes, bus: str) -> Deferred[Answer]:
         """
@@ -71,6 +73,13 @@ class FakeReceiver:
         """
         self.sizes.append(size)
         return Answer(Verdict.REFUSED, (), Reason.TOO_LARGE, f"{size} bytes by {bus}")
+
+    def unauthorized(self, bus: str) -> Answer:
+        """
+        Remember it.
+        """
+        self.strangers.append(bus)
+        return Answer(Verdict.REFUSED, (), Reason.UNAUTHORIZED, f"stranger by {bus}")
 
 
 @implementer(ICaptureControl)

@@ -68,6 +68,34 @@ class TokenTests(ListenerTestCase):
         self.assertEqual(self.control.states["a1"], "armed")
         self.assertEqual((await self.request("GET", "/healthz")).code, 200)
 
+    async def test_noted(self) -> None:
+        """
+        The receiver is told of each request for captures that lacks the token,
+        once, whatever its body, and of nothing else.
+        """
+        wrong = {**JSON, "Authorization": ["Bearer sesame-43"]}
+        for headers, body in ((JSON, b"{}"), (wrong, b"x" * 2000), ({}, None)):
+            before = len(self.receiver.strangers)
+            response = await self.request("POST", "/captures", headers, body)
+            self.assertEqual(response.code, 401)
+            self.assertEqual(self.receiver.strangers[before:], ["http"])
+        self.receiver.strangers.clear()
+        for method, path in (
+            ("GET", "/captures"),
+            ("PUT", "/captures"),
+            ("POST", "/captures/a1"),
+            ("DELETE", "/captures/a1"),
+            ("POST", "/nothing"),
+        ):
+            self.assertEqual((await self.request(method, path)).code, 401, path)
+        foreign = {**JSON, "Origin": ["http://elsewhere.example"]}
+        response = await self.request("POST", "/captures", foreign, b"{}")
+        self.assertEqual(response.code, 403)
+        right = {**JSON, "Authorization": ["Bearer " + self.token]}
+        response = await self.request("POST", "/captures", right, b"{}")
+        self.assertEqual(response.code, 202)
+        self.assertEqual(self.receiver.strangers, [])
+
     async def test_authorized(self) -> None:
         """
         With the token all is as without one, and no log line tells it.

@@ -215,6 +215,11 @@ class RefusalTests(_Tests):
         answer = self.intake.oversized(501, "redis")
         self.assertRefused(answer, Reason.TOO_LARGE, *words)
 
+    def test_unauthorized(self) -> None:
+        """A message whose sender has not the token that a listener asks for."""
+        answer = self.intake.unauthorized("redis")
+        self.assertRefused(answer, Reason.UNAUTHORIZED, "bearer token")
+
     def test_mostAllowed(self) -> None:
         """One that is just not too long is read."""
         message = json.dumps({"node": "any", "interface": "eth0"}).encode()

@@ -260,7 +260,9 @@ class ListenerTests(SynchronousTestCase):
                 "sasl_plain_password": "hunter2",
             },
         )
-        self.assertEqual(most, self.messages.maxmessage)
+        self.assertEqual(most(), 65536)
+        self.messages.maxmessage = 1024
+        self.assertEqual(most(), 1024)
         for wrong in ("/nonexistent", __file__):
             self.assertRaises(
                 OSError,

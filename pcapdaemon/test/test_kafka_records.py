@@ -127,7 +127,7 @@ class SoundRecordsTests(SynchronousTestCase):
         Read everything, and remember where to fetch next.
         """
         records = SoundRecords(
-            most,
+            lambda: most,
             at,
             TopicPartition("capture", 3),
             MemoryRecords(b"".join(batches)),
@@ -253,7 +253,7 @@ class SoundRecordsTests(SynchronousTestCase):
         The consumer that is made reads by this class, and connects to nobody by
         itself.
         """
-        consumer, cluster = connect({"bootstrap_servers": ["127.0.0.1:1"]}, 10)
+        consumer, cluster = connect({"bootstrap_servers": ["127.0.0.1:1"]}, lambda: 10)
         self.addCleanup(consumer.close)
         self.assertIsInstance(consumer._fetcher, Fetcher)
         records = consumer._fetcher.PartitionRecords(0, None, MemoryRecords(b""))
@@ -266,5 +266,5 @@ class SoundRecordsTests(SynchronousTestCase):
         """
         threads = threading.active_count()
         for wrong in ({"nonsense": 1}, {"group_instance_id": "x"}):
-            self.assertRaises(KafkaConfigurationError, connect, wrong, 10)
+            self.assertRaises(KafkaConfigurationError, connect, wrong, int)
         self.assertEqual(threading.active_count(), threads)

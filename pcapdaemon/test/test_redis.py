@@ -48,6 +48,9 @@ class Messages:
         self.sizes.append(size)
         return Answer(Verdict.REFUSED)
 
+    def unauthorized(self, bus: str) -> Answer:
+        return Answer(Verdict.REFUSED)
+
 
 def collectLog(case: SynchronousTestCase) -> Callable[..., list[str]]:
     """

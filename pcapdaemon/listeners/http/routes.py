@@ -33,6 +33,11 @@ class ApiResource(Resource):
 
     public = False
 
+    def unauthorized(self, request: ApiRequest) -> None:
+        """
+        Take note that it was asked for without the token.
+        """
+
     def getChild(self, path: bytes, request: ApiRequest) -> Resource:
         """
         Nothing is below, unless somebody put it there.
@@ -112,6 +117,13 @@ class Captures(ApiResource):
         super().__init__()
         self._receiver = receiver
         self._control = control
+
+    def unauthorized(self, request: ApiRequest) -> None:
+        """
+        Who asks for captures in vain shall be found among the events.
+        """
+        if request.method == b"POST":
+            self._receiver.unauthorized("http")
 
     def getChild(self, path: bytes, request: ApiRequest) -> Resource:
         """

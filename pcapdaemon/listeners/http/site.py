@@ -80,8 +80,12 @@ class ApiRequest(Request):
         )
         if refusal is None:
             super().render(resrc)
-        else:
-            self.reply(refusal)
+            return
+        if refusal.code is HTTPStatus.UNAUTHORIZED:
+            note = getattr(resrc, "unauthorized", None)
+            if note is not None:
+                note(self)
+        self.reply(refusal)
 
     def reply(self, reply: Reply) -> None:
         """
