@@ -36,7 +36,7 @@ format: $(ENVIRONMENT)
 	.venv/bin/ruff format
 
 bench: $(ENVIRONMENT)
-	@for each in throughput requests idle; do \
+	@for each in throughput requests arming latency limits idle upload stopping; do \
 		.venv/bin/python -m benchmarks.$$each || exit 1; \
 	done
 

@@ -132,12 +132,17 @@ class Daemon:
     """
 
     def __init__(
-        self, stage: Stage, redis: bool = False, **sections: Mapping[str, object]
+        self,
+        stage: Stage,
+        redis: bool = False,
+        status: str = "ok",
+        **sections: Mapping[str, object],
     ) -> None:
         """
         Start it, and wait until it answers.
 
         @param redis: Whether it subscribes to a L{Redis} that runs already.
+        @param status: What it is to say of itself: C{ok}, or C{degraded}.
         @param sections: Tables of the configuration, beyond the node's name, the
             local sink and the listeners.
         """
@@ -169,6 +174,7 @@ class Daemon:
             cwd=stage.directory,
         )
         self.usage = Usage(self.process.pid)
+        self._status = status
         threading.Thread(target=self._listen, daemon=True).start()
         until("the daemon is ready", 30, self._ready)
 
@@ -197,7 +203,7 @@ class Daemon:
             status: str = self.ask("GET", "/healthz")["status"]
         except OSError:
             return False
-        return status == "ok"
+        return status == self._status
 
     def wait(
         self,

@@ -77,11 +77,30 @@ class Usage:
         """
         return _resident(self.pid)
 
+    def anonymous(self) -> int:
+        """
+        @return: The part of L{resident} that is neither mapped from a file nor
+            from a kernel ring or a memory file.
+        """
+        return _resident(self.pid, "RssAnon")
+
     def childrensResident(self) -> int:
         """
         @return: Bytes of resident memory of its children.
         """
         return sum(_resident(child) for child in self.children())
+
+    def descriptors(self) -> int:
+        """
+        @return: How many descriptors the process has open.
+        """
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        """
+        @return: How many threads it has.
+        """
+        return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def rings(self) -> int:
         """
@@ -97,7 +116,7 @@ class Usage:
         return size
 
 
-def _resident(pid: int) -> int:
+def _resident(pid: int, kind: str = "VmRSS") -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s*(\d+) kB", status, re.MULTILINE)
+    found = re.search(rf"^{kind}:\s*(\d+) kB", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
