@@ -26,4 +26,6 @@ def makeSystem(engine: str) -> ICaptureSystem:
     except OSError:
         if engine == AUTO:
             return ICaptureSystem(PcapySystem())
-        raise StartError(f"[capture] engine: {LIBRARY} is not installed") from None
+        raise StartError(
+            f"[capture] engine: {LIBRARY} of 1.10 or newer is not installed"
+        ) from None

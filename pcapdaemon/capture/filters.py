@@ -24,6 +24,7 @@ import attrs
 from zope.interface import implementer
 
 from twisted.application.service import Service
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -302,6 +303,8 @@ class FilterChecker(Service):
             if not self.running:
                 raise
             why = str(error) or type(error).__name__
+            if isinstance(error, defer.TimeoutError):
+                why = f"no answer within {self._resolvetimeout:g} s"
             raise _Unresolved(
                 f"the host name {_shown(name)} cannot be resolved: {why[:200]}"
             ) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import socket
 from contextlib import nullcontext
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_uint32, c_void_p
@@ -46,6 +47,9 @@ from pcapdaemon.interfaces import (
 
 #: The shared library: the name of its interface, the same since 2008.
 LIBRARY = "libpcap.so.0.8"
+
+#: The oldest version that compiles every filter in bounded time.
+_OLDEST = (1, 10)
 
 #: C{PCAP_ERRBUF_SIZE} of pcap/pcap.h, and the netmask that filters are checked with.
 _ERRBUF_SIZE, _NETMASK = 256, 0
@@ -281,12 +285,16 @@ class LibpcapSystem(Devices):
     def __init__(self, library: str = LIBRARY) -> None:
         """
         @param library: The name of the shared library.
-        @raise OSError: It is not there.
+        @raise OSError: It is not there, or too old.
         """
         super().__init__()
         self._library = _Functions(library)
         self._large = Lock()
         version = self._library.pcap_lib_version().decode()
+        found = re.search(r"version (\d+)\.(\d+)", version)
+        if found is None or (int(found[1]), int(found[2])) < _OLDEST:
+            # One short filter keeps an older one busy for ever (its issue 112).
+            raise OSError(f"{version} is older than 1.10")
         self.name = f"libpcap ({version.partition(' (')[0]})"
 
     def open(self, device: str, options: OpenOptions) -> LibpcapHandle:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from typing import Any
+from unittest import SkipTest
 
 from zope.interface.verify import verifyObject
 
@@ -149,6 +150,21 @@ class VerdictTests(_RealTests):
         self.assertEqual(await good, "udp")
         self.assertEqual(await checker.check("tcp", _ETHERNET, 65535), "tcp")
         self.assertEqual(checker.kills, 2)
+        await checker.whenReady()
+
+    async def test_vlan(self) -> None:
+        """
+        What a live handle alone would find endless is found, too.
+        """
+        if os.getuid() != 0:
+            raise SkipTest("a live handle needs CAP_NET_RAW")
+        checker = await self.start()
+        self.assertEqual(await checker.check("vlan 5", _ETHERNET, 65535), "vlan 5")
+        evil = f"arp or (ip and vlan and ({_ENDLESS}))"
+        reason, _ = await self.refusal(checker, evil)
+        self.assertEqual(reason, Reason.TOO_COMPLEX)
+        reason, _ = await self.refusal(checker, "vlan and", _ETHERNET)
+        self.assertEqual(reason, Reason.BAD_FILTER)
         await checker.whenReady()
 
     async def test_expensive(self) -> None:
