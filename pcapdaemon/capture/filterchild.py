@@ -29,6 +29,9 @@ READY = b"ready\n"
 
 _PR_SET_PDEATHSIG = 1
 
+#: The C{DLT_} number of Ethernet.
+_ETHERNET = 1
+
 _vlan = re.compile(r"\bvlan\b")
 _direction = re.compile(r"(?<![-_.:/\\A-Za-z0-9])(in|out)bound(?![-_.:/A-Za-z0-9])")
 
@@ -80,7 +83,7 @@ def judge(
         before = time.thread_time()
         # Zero is the netmask that a live handle of pcapy has, too.
         pcapy.compile(linkType, snaplength, text, 1, 0)
-        if _vlan.search(text):
+        if linkType == _ETHERNET and _vlan.search(text):
             # For a live handle libpcap makes other instructions of it, in which
             # the optimizer may find what it did not see here.
             live().setfilter(text)
@@ -111,13 +114,10 @@ def complaint(text: str, linkType: int, snaplength: int) -> str:
 
     # These are a live capture's alone; in their place something of their kind.
     text = _direction.sub("greater 0", text)
-    if _vlan.search(text):
-        try:
-            live()
-        except pcapy.PcapError as error:
-            return str(error)
     try:
         opened(linkType, snaplength).setfilter(text)
+        if linkType == _ETHERNET and _vlan.search(text):
+            live().setfilter(text)
     except (pcapy.PcapError, ValueError) as error:
         return str(error)
     return "libpcap does not take it"
@@ -136,7 +136,9 @@ def live() -> Any:
     reader.set_buffer_size(1 << 18)
     status = reader.activate()
     if status < 0:
-        raise pcapy.PcapError(f"vlan cannot be checked, since lo is not up ({status})")
+        raise pcapy.PcapError(
+            f"vlan cannot be checked without CAP_NET_RAW and lo up ({status})"
+        )
     return reader
 
 

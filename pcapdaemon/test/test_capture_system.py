@@ -11,6 +11,8 @@ import socket
 import sys
 from unittest import SkipTest
 
+import pcapy
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.capture.libpcap_engine import LibpcapSystem
@@ -318,3 +320,8 @@ class LibpcapSystemTests(RealSystemTests, SynchronousTestCase):
     """
 
     makeSystem = LibpcapSystem
+
+    def test_old(self) -> None:
+        """A libpcap that some filters keep busy for ever is not taken."""
+        error = self.assertRaises(OSError, LibpcapSystem, pcapy.__file__)
+        self.assertIn("older than 1.10", str(error))

@@ -163,8 +163,11 @@ class VerdictTests(_RealTests):
         evil = f"arp or (ip and vlan and ({_ENDLESS}))"
         reason, _ = await self.refusal(checker, evil)
         self.assertEqual(reason, Reason.TOO_COMPLEX)
-        reason, _ = await self.refusal(checker, "vlan and", _ETHERNET)
+        reason, detail = await self.refusal(checker, "vlan and")
         self.assertEqual(reason, Reason.BAD_FILTER)
+        self.assertIn("syntax error", detail)
+        wireless = "vlan and wlan type data"
+        self.assertEqual(await checker.check(wireless, 105, 65535), wireless)
         await checker.whenReady()
 
     async def test_expensive(self) -> None:
