@@ -3,24 +3,24 @@
 TOML and options become frozen settings, or a list of all that is wrong.
 """
 
+from pcapdaemon.config.buses import (
+    HttpSettings,
+    KafkaSettings,
+    RedisSettings,
+    SqsSettings,
+)
 from pcapdaemon.config.document import ConfigError
 from pcapdaemon.config.reading import load, parse
 from pcapdaemon.config.sections import (
     OPTIONS,
     SECTIONS,
     CaptureSettings,
-    CloudsharkSettings,
     GeneralSettings,
-    HttpSettings,
     InterfaceSettings,
-    KafkaSettings,
-    RedisSettings,
-    S3Settings,
     Settings,
-    SpoolSettings,
-    SqsSettings,
     SyslogSettings,
 )
+from pcapdaemon.config.sinks import CloudsharkSettings, S3Settings, SpoolSettings
 
 __all__ = [
     "OPTIONS",

@@ -6,7 +6,7 @@ CloudShark and S3.
 
 from __future__ import annotations
 
-from pcapdaemon.config.sections import OVERRIDES
+from pcapdaemon.config.sinks import OVERRIDES
 from pcapdaemon.sinks import _destination
 from pcapdaemon.test.test_config import BASE, Mistakes
 
