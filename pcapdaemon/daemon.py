@@ -42,6 +42,7 @@ from pcapdaemon.interfaces import (
 )
 from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
+from pcapdaemon.progress import Progress
 from pcapdaemon.spool import Spool
 
 #: Descriptors that a running capture may need (its socket, a second one for it,
@@ -118,6 +119,7 @@ class CaptureDaemon(Service):
         of all listeners.
     @ivar history: The captures, running and over; an
         L{ICaptureControl<pcapdaemon.interfaces.ICaptureControl>}.
+    @ivar progress: Where somebody says that C{progress} is wanted.
     @ivar settings: What is in force.
     """
 
@@ -173,7 +175,9 @@ class CaptureDaemon(Service):
             self._packets.examine,
             self._delivery.deliver,
             clock,
+            lambda: [sink.name for sink in self._delivery.sinks],
         )
+        self.progress = Progress(reactor, self._captures)
         self.intake = Intake(
             self.node,
             rules(settings),
@@ -192,6 +196,7 @@ class CaptureDaemon(Service):
             self.events,
             self.intake,
             self.history,
+            self.progress,
             self.health,
             self._in,
         )
@@ -236,6 +241,7 @@ class CaptureDaemon(Service):
             pool.start()
         self._checker.startService()
         self._captures.startService()
+        self.progress.startService()
         self._configure(self.settings)
         for name, part in PARTS.items():
             self._begin(name, part.make(self.settings, self._house))
@@ -271,6 +277,7 @@ class CaptureDaemon(Service):
         services = dict(self._parts)
         listeners = [s for s in services.values() if IListener.providedBy(s)]
         captures = self._captures.stopService()
+        self.progress.stopService()
         self._delivery.close(self.settings.capture.grace / 2)
         await gatherResults([maybeDeferred(s.stopService) for s in listeners])
         await captures
@@ -364,6 +371,7 @@ class CaptureDaemon(Service):
         self.intake.rules = rules(settings)
         self._captures.configure(self._affordable(capacity(settings)))
         self.history.keep = settings.capture.keep
+        self.progress.every = settings.events.progress
         self._packets.always = settings.general.packetdebug
         self._packets.panic = settings.general.panic
         self._checker.resolver = self._names if settings.capture.resolve else None

@@ -19,8 +19,11 @@ from twisted.logger import Logger, LogLevel
 
 from pcapdaemon.interfaces import IEventObserver
 
-#: Fields of every event. The last three are those of the request.
-COMMON = ("event", "time", "node", "id", "alertid", "customer", "tags")
+#: Those fields of a request that all of its events have, too.
+ABOUT = ("request_id", "alertid", "customer", "tags")
+
+#: Fields of every event.
+COMMON = ("event", "time", "node", "id", *ABOUT)
 
 #: Further fields of each event, in the order in which they are written.
 CATALOGUE: dict[str, tuple[str, ...]] = {
@@ -39,6 +42,16 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "rejected": ("bus", "reason", "detail"),
     # The device is open: packets are recorded from here on.
     "armed": ("interface", "alias", "link", "ring"),
+    # It runs: once in a while, where somebody wants to know.
+    "progress": (
+        "interface",
+        "alias",
+        "elapsed",
+        "packets",
+        "bytes",
+        "dropped",
+        "rate",
+    ),
     # The capture has ended and its file is complete, in memory.
     "completed": (
         "interface",
@@ -52,6 +65,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "stop",
         "sha256",
         "filename",
+        "sinks",
     ),
     # One sink has the file.
     "stored": ("sink", "url", "filename"),
@@ -113,7 +127,7 @@ class Events:
 
         @param event: A key of L{CATALOGUE}.
         @param id: The capture, or for C{rejected} the request.
-        @param about: Where C{alertid}, C{customer} and C{tags} are found.
+        @param about: Where those of L{ABOUT} are found.
         @param fields: Those of the catalogue; empty ones are left out.
         @raise ValueError: A field is not in the catalogue.
         """
@@ -126,7 +140,7 @@ class Events:
             "node": self._node,
             "id": id,
         }
-        for name in ("alertid", "customer", "tags"):
+        for name in ABOUT:
             if about.get(name) not in (None, ""):
                 told[name] = about[name]
         for name in CATALOGUE[event]:
@@ -156,8 +170,8 @@ class _Line(dict[str, Any]):
 @implementer(IEventObserver)
 class LogObserver:
     """
-    Writes every event to the log: as one line of JSON, and as the field
-    C{pcapdaemon} of the log event for structured logs.
+    Writes every event but C{progress} to the log: as one line of JSON, and as
+    the field C{pcapdaemon} of the log event for structured logs.
     """
 
     _levels: Mapping[str, Any] = {"rejected": LogLevel.warn, "failed": LogLevel.error}
@@ -166,6 +180,8 @@ class LogObserver:
         self._log = log or Logger("pcapdaemon.events")
 
     def observe(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "progress":
+            return
         self._log.emit(
             self._levels.get(event["event"], LogLevel.info),
             "{pcapdaemon}",

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from pcapdaemon.capture.service import CaptureService
-from pcapdaemon.events import Events
+from pcapdaemon.events import ABOUT, Events
 from pcapdaemon.interfaces import (
     Answer,
     CaptureError,
@@ -27,7 +27,14 @@ from pcapdaemon.interfaces import (
     Verdict,
 )
 from pcapdaemon.plan import Limits, check, makePlan, newId
-from pcapdaemon.request import CaptureRequest, concerns, decode, parse, show
+from pcapdaemon.request import (
+    CaptureRequest,
+    cancelled,
+    concerns,
+    decode,
+    parse,
+    show,
+)
 
 #: The most names of what is not there that are told.
 _NAMES = 20
@@ -130,6 +137,9 @@ class Intake:
                         wanted=show(fields.get("node", fields.get("nodere"))),
                     )
                 return succeed(_FOREIGN)
+            name = cancelled(fields)
+            if name is not None:
+                return succeed(self._cancel(name, bus))
             request = parse(fields)
         except Refused as refused:
             return succeed(self._refuse(refused, fields, bus))
@@ -141,6 +151,16 @@ class Intake:
             )
         d = Deferred.fromCoroutine(self._admit(request, bus))
         return d.addErrback(self._failed, fields, bus)
+
+    def _cancel(self, name: str, bus: str) -> Answer:
+        """
+        End what has this name, here; another node may have more of it.
+        """
+        ids = self._captures.cancelNamed(name)
+        if not ids:
+            return _FOREIGN
+        self._log.info("{bus}: {ids} cancelled", bus=bus, ids=", ".join(ids))
+        return Answer(Verdict.TAKEN, ids)
 
     def oversized(self, size: int, bus: str) -> Answer:
         detail = f"the message has {size} bytes; allowed are {self.rules.maxmessage}"
@@ -159,7 +179,7 @@ class Intake:
 
     def _refuse(self, refused: Refused, fields: Mapping[str, Any], bus: str) -> Answer:
         about = {}
-        for key in fields.keys() & {"alertid", "customer", "tags"}:
+        for key in fields.keys() & set(ABOUT):
             try:
                 # Of a request that is wrong elsewhere; what is itself wrong is
                 # left out.

@@ -21,6 +21,7 @@ from pcapdaemon.config import Settings
 from pcapdaemon.events import Events
 from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, StartError
 from pcapdaemon.log import SyslogObserver, SyslogService
+from pcapdaemon.progress import Progress
 from pcapdaemon.sinks.local import LocalSink
 from pcapdaemon.spool import Spool
 
@@ -35,6 +36,7 @@ class House:
     @ivar events: What happens.
     @ivar intake: What listeners hand messages to.
     @ivar history: The captures.
+    @ivar progress: Where somebody says that C{progress} is wanted.
     @ivar health: The state of the daemon.
     @ivar threads: The name of a pool to what calls a function in it.
     """
@@ -44,6 +46,7 @@ class House:
     events: Events
     intake: IMessageReceiver
     history: ICaptureControl
+    progress: Progress
     health: Callable[[], dict[str, Any]]
     threads: Callable[[str], Callable[..., Deferred[Any]]]
 

@@ -29,6 +29,8 @@ MAXSNAPLENGTH = 262144
 #: The most characters of C{nodere}: what re2 takes to refuse a pattern grows with
 #: its length, 25 ms at this one, and every node of a fleet has to.
 MAXPATTERN = 1024
+#: The most characters of C{request_id}, which stands in every event.
+MAXREQUESTID = 200
 #: How much of a foreign text is ever shown, and how many names of unknown keys.
 _SHOWN, _NAMES = 80, 20
 
@@ -52,6 +54,8 @@ class CaptureRequest:
     @ivar tags: Comma-separated metadata.
     @ivar customer: Metadata.
     @ivar alertid: Metadata.
+    @ivar request_id: What the sender calls this request: named as in events,
+        all of which have it.
     @ivar packetdebug: Whether to log each packet, decoded.
     @ivar logrequest: Whether to log the request.
     @ivar folder: An S3 override, as are C{bucket}, C{acl}, C{region},
@@ -73,6 +77,7 @@ class CaptureRequest:
     tags: str = ""
     customer: str = ""
     alertid: int | None = None
+    request_id: str = ""
     packetdebug: bool = False
     logrequest: bool = False
     folder: str | None = None
@@ -209,6 +214,13 @@ def _name(key: str, value: object) -> str:
     return text
 
 
+def _requestId(key: str, value: object) -> str:
+    text = _name(key, value)
+    if len(text) > MAXREQUESTID:
+        _refuse(key, value, f"a string of 1 to {MAXREQUESTID} characters")
+    return text
+
+
 def _override(key: str, value: object) -> str | None:
     # As in the original an empty string overrides nothing.
     return _text(key, value) or None
@@ -276,6 +288,7 @@ _RULES: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "tags": ("tags", _text),
     "customer": ("customer", _text),
     "alertid": ("alertid", partial(_integer, -(2**63), 2**63 - 1)),
+    "request_id": ("request_id", _requestId),
     "packetdebug": ("packetdebug", _switch),
     "logrequest": ("logrequest", _switch),
     "folder": ("folder", _override),
@@ -293,6 +306,26 @@ def _exactlyOne(fields: Mapping[str, Any], one: str, other: str) -> None:
         raise Refused(
             Reason.INVALID, f"{one}, {other}: {found}; allowed is exactly one"
         )
+
+
+def cancelled(fields: Mapping[str, Any]) -> str | None:
+    """
+    What a message wants ended, where it asks for that and not for a capture.
+
+    @return: The identifier of a capture, or the C{request_id} of captures;
+        C{None} where the message has no key C{cancel}.
+    @raise Refused: Something is wrong with it (C{invalid}).
+    """
+    if "cancel" not in fields:
+        return None
+    _exactlyOne(fields, "node", "nodere")
+    for key in ("node", "nodere"):
+        if key in fields:
+            _RULES[key][1](key, fields[key])
+    for key in ("interface", "alias"):
+        if key in fields:
+            _refuse("cancel", fields["cancel"], f"a message without {key}")
+    return _requestId("cancel", fields["cancel"])
 
 
 def parse(fields: Mapping[str, Any]) -> CaptureRequest:

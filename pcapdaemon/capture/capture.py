@@ -41,6 +41,9 @@ UNSEEN = 0.02
 #: within this time, in seconds.
 SETTLE = 0.03
 
+#: How often the drops of a capture that runs are looked up, in seconds.
+COUNTING = 1.0
+
 #: After a drain that brought as many packets as this the ring fills fast, and is
 #: left alone for a while so that the next drain brings more at once.
 BUSY_DRAIN = 256
@@ -76,6 +79,8 @@ class Capture:
     @ivar armed: Since when packets are taken, seconds since the epoch.
     @ivar packets: Packets recorded so far.
     @ivar size: Bytes of the file so far.
+    @ivar drops: The counters as they were when packets last came, a second ago
+        at most.
     """
 
     _log = Logger()
@@ -109,6 +114,9 @@ class Capture:
         self.armed = 0.0
         self.packets = 0
         self.size = 0
+        self.drops = Drops()
+        self._counted = 0.0  # when, on the reactor's clock
+        self._began = 0.0  # likewise
         self._finished = 0.0
         self._seen = 0.0  # when packets last waited, on the reactor's clock
         self._limit = ""
@@ -127,7 +135,7 @@ class Capture:
         """
         self._reactor.addReader(self)
         self.armed = self._clock()
-        self._seen = self._reactor.seconds()
+        self._seen = self._began = self._reactor.seconds()
         self._later("duration", self._plan.duration, self.stop, Stop.DURATION)
         self._later("timeout", self._plan.timeout, self._idle, False)
         try:
@@ -160,6 +168,12 @@ class Capture:
             sha256,
             self._file,
         )
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was armed."""
+        seconds: float = self._reactor.seconds() - self._began
+        return seconds
 
     def stop(self, reason: str) -> None:
         """
@@ -258,7 +272,13 @@ class Capture:
         if self._file is None:
             self._file = MemoryFile(self._plan.filename)
             self._handle.record(self._file.fileno())
-        return self._handle.drain(self._plan.packets - self.packets, self._plan.size)
+        wanted = self._plan.packets - self.packets
+        drained = self._handle.drain(wanted, self._plan.size)
+        now = self._reactor.seconds()
+        if now - self._counted >= COUNTING:
+            self._counted = now
+            self.drops = self._handle.drops()
+        return drained
 
     def _account(self, drained: Drained) -> Drained:
         self.packets += drained.packets

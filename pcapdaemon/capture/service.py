@@ -5,7 +5,7 @@ All captures of the daemon: admission, opening, the end of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -57,12 +57,14 @@ class _Running:
     A capture that has been admitted, its device open or not yet.
 
     @ivar linkType: What the filter of the plan was checked for.
+    @ivar told: The seconds and packets of its last C{progress}.
     """
 
     plan: CapturePlan
     linkType: int
     capture: Capture | None = None
     stop: str = ""
+    told: tuple[float, int] = (0.0, 0)
 
 
 class CaptureService(Service):
@@ -85,6 +87,7 @@ class CaptureService(Service):
         examine: Callable[[Recording], Deferred[None]],
         deliver: Callable[[Recording], Deferred[None]],
         clock: Callable[[], float],
+        destinations: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """
         @param reactor: C{IReactorFDSet} and C{IReactorTime}.
@@ -93,9 +96,11 @@ class CaptureService(Service):
         @param deliver: Takes a finished recording that has packets; its
             Deferred fires when nobody needs it any more.
         @param clock: Seconds since the epoch.
+        @param destinations: The names of those that C{deliver} hands it to.
         """
         self._reactor = reactor
         self._threads = threads
+        self._destinations = destinations
         self._system = system
         self._checker = checker
         self._events = events
@@ -182,16 +187,52 @@ class CaptureService(Service):
         self._stop(running, Stop.CANCELLED)
         return True
 
-    def progress(self) -> dict[str, dict[str, int]]:
+    def cancelNamed(self, name: str) -> tuple[str, ...]:
         """
-        Packets and bytes of every running capture, by identifier.
+        End all captures of a request as C{cancelled}.
+
+        @param name: Its C{request_id}, or the identifier of one capture.
+        @return: The identifiers of those that were running.
+        """
+        ids = tuple(
+            id
+            for id, running in self._running.items()
+            if name in (id, running.plan.request.request_id)
+        )
+        for id in ids:
+            self.cancel(id)
+        return ids
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """
+        Packets and bytes of every running capture, by identifier; once it is
+        armed, the seconds since then and its drops, too.
         """
         return {
-            id: {"packets": running.capture.packets, "bytes": running.capture.size}
-            if running.capture is not None
-            else {"packets": 0, "bytes": 0}
+            id: {"packets": 0, "bytes": 0}
+            if (capture := running.capture) is None
+            else {
+                "elapsed": round(capture.elapsed, 3),
+                "packets": capture.packets,
+                "bytes": capture.size,
+                "dropped": attrs.asdict(capture.drops),
+            }
             for id, running in self._running.items()
         }
+
+    def tell(self) -> None:
+        """
+        Say C{progress} of every capture that is armed.
+        """
+        for id, progress in self.progress().items():
+            if "elapsed" not in progress:
+                continue
+            running = self._running[id]
+            seconds, packets = running.told
+            now = running.told = (progress["elapsed"], progress["packets"])
+            passed = now[0] - seconds
+            rate = round((now[1] - packets) / passed, 1) if passed > 0 else 0.0
+            self._emit(running.plan, "progress", rate=rate, **progress)
 
     def close(self) -> None:
         """
@@ -326,6 +367,7 @@ class CaptureService(Service):
             stop=recording.stop,
             sha256=recording.sha256,
             filename=recording.filename if recording.packets else None,
+            sinks=list(self._destinations()) if recording.packets else None,
         )
         return recording
 

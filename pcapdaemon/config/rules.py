@@ -88,6 +88,21 @@ def seconds(*, zero: bool) -> Rule:
     return Rule(bound, accept, float)
 
 
+def interval(least: float) -> Rule:
+    """
+    Allow a finite number of seconds that is not too short, or 0 for never.
+    """
+
+    def accept(value: Any) -> float:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError
+        if value != 0 and value < least:
+            raise ValueError
+        return value  # type: ignore[no-any-return]
+
+    return Rule(f"a number of seconds of at least {least:g}, or 0", accept, float)
+
+
 def text(allowed: str, pattern: str) -> Rule:
     """
     Allow text that matches a pattern as a whole.

@@ -18,7 +18,17 @@ from pcapdaemon.config.buses import (
     RedisSettings,
     SqsSettings,
 )
-from pcapdaemon.config.rules import FLAG, NAME, TEXT, integer, key, seconds, text, texts
+from pcapdaemon.config.rules import (
+    FLAG,
+    NAME,
+    TEXT,
+    integer,
+    interval,
+    key,
+    seconds,
+    text,
+    texts,
+)
 from pcapdaemon.config.sinks import CloudsharkSettings, S3Settings, SpoolSettings
 
 
@@ -96,6 +106,18 @@ class CaptureSettings:
 
 
 @attrs.frozen
+class EventsSettings:
+    """
+    C{[events]}: what is told of captures while they run.
+
+    @ivar progress: Seconds between two C{progress} events of a capture; 0 for
+        none.
+    """
+
+    progress: float = key(0, interval(1))
+
+
+@attrs.frozen
 class SyslogSettings:
     """
     C{[syslog]}: the log, also to the system log.
@@ -134,6 +156,7 @@ class Settings:
 
     general: GeneralSettings = attrs.Factory(GeneralSettings)
     capture: CaptureSettings = attrs.Factory(CaptureSettings)
+    events: EventsSettings = attrs.Factory(EventsSettings)
     http: HttpSettings = attrs.Factory(HttpSettings)
     redis: RedisSettings = attrs.Factory(RedisSettings)
     kafka: KafkaSettings = attrs.Factory(KafkaSettings)
@@ -149,6 +172,7 @@ class Settings:
 SECTIONS = {
     "general": GeneralSettings,
     "capture": CaptureSettings,
+    "events": EventsSettings,
     "http": HttpSettings,
     "redis": RedisSettings,
     "kafka": KafkaSettings,

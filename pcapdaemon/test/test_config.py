@@ -253,8 +253,8 @@ class ValueTests(Mistakes):
                 f'prot = 1\n{BASE}prot = 1\n[htpp]\nlisten = "x"\n[syslog]\nzzz = 1\n'
             ),
             [
-                'FILE: "prot": unknown key; known are general, capture, http, redis, '
-                "kafka, sqs, cloudshark, s3, spool, syslog, interface",
+                'FILE: "prot": unknown key; known are '
+                + ", ".join([*SECTIONS, "interface"]),
                 'FILE: [redis] "prot": unknown key; did you mean port?',
                 'FILE: "htpp": unknown section; did you mean http?',
                 'FILE: [syslog] "zzz": unknown key; known are priority, tag',

@@ -61,7 +61,13 @@ class EventsTests(SynchronousTestCase):
 
     def test_common(self) -> None:
         """Every event says what, when, where, which, and whose."""
-        about = {"alertid": 7, "customer": "c", "tags": "a,b", "folder": "f"}
+        about = {
+            "request_id": "r1",
+            "alertid": 7,
+            "customer": "c",
+            "tags": "a,b",
+            "folder": "f",
+        }
         for name in CATALOGUE:
             self.events.emit(name, "abc", about)
         for event, name in zip(self.observed.events, CATALOGUE, strict=True):
@@ -72,6 +78,7 @@ class EventsTests(SynchronousTestCase):
                     "time": timestamp(NOW),
                     "node": "web1",
                     "id": "abc",
+                    "request_id": "r1",
                     "alertid": 7,
                     "customer": "c",
                     "tags": "a,b",
@@ -162,12 +169,14 @@ class LogObserverTests(SynchronousTestCase):
         self.assertEqual(logged["pcapdaemon"], event)
 
     def test_levels(self) -> None:
-        """Refusals are warnings, failures errors, all else information."""
+        """
+        Refusals are warnings, failures errors, all else information; progress is
+        nothing for a log.
+        """
         for name in CATALOGUE:
             self.observer.observe({"event": name})
-        levels = dict(
-            zip(CATALOGUE, [e["log_level"] for e in self.logged], strict=True)
-        )
+        logged = [name for name in CATALOGUE if name != "progress"]
+        levels = dict(zip(logged, [e["log_level"] for e in self.logged], strict=True))
         self.assertEqual(levels.pop("rejected"), LogLevel.warn)
         self.assertEqual(levels.pop("failed"), LogLevel.error)
         self.assertEqual(set(levels.values()), {LogLevel.info})
