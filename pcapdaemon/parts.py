@@ -124,17 +124,10 @@ def _http(settings: Settings, house: House) -> Service | None:
     http = settings.http
     if not http.listen:
         return None
-    from pcapdaemon.listeners.http import HttpListener
+    from pcapdaemon.listeners.http import HttpListener, Served
 
-    return HttpListener(
-        house.reactor,
-        http.host,
-        http.port,
-        http.token,
-        house.intake,
-        house.history,
-        house.health,
-    )
+    served = Served(house.intake, house.history, house.health)
+    return HttpListener(house.reactor, http.host, http.port, http.token, served)
 
 
 def _redis(settings: Settings, house: House) -> Service | None:

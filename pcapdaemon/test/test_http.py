@@ -33,7 +33,7 @@ from pcapdaemon.interfaces import (
     Reason,
     Verdict,
 )
-from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.listeners.http import HttpListener, Served
 
 JSON = {"Content-Type": ["application/json"]}
 TAKEN = Answer(Verdict.TAKEN, ("a1", "b2"))
@@ -206,9 +206,7 @@ class ListenerTestCase(TestCase):
             "127.0.0.1",
             port,
             self.token,
-            self.receiver,
-            self.control,
-            lambda: self.health,
+            Served(self.receiver, self.control, lambda: self.health),
         )
 
     async def request(

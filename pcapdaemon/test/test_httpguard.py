@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.listeners.http import HttpListener, Served
 from pcapdaemon.listeners.http.guard import Guard, isLoopback
 from pcapdaemon.test.test_http import FakeControl, FakeReceiver
 
@@ -132,7 +132,5 @@ class GuardTests(SynchronousTestCase):
                     host,
                     8477,
                     "",
-                    FakeReceiver(),
-                    FakeControl(),
-                    dict,
+                    Served(FakeReceiver(), FakeControl(), dict),
                 )

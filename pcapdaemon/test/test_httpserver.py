@@ -23,7 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from twisted.web.client import Agent
 
 from pcapdaemon.interfaces import Answer, StartError
-from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.listeners.http import HttpListener, Served
 from pcapdaemon.test.test_http import (
     JSON,
     TAKEN,
@@ -345,9 +345,7 @@ class MemoryTests(SynchronousTestCase):
             "127.0.0.1",
             8477,
             "",
-            self.receiver,
-            FakeControl(),
-            lambda: {"status": "ok"},
+            Served(self.receiver, FakeControl(), lambda: {"status": "ok"}),
         )
         self.listener.maxConnections = 2
         self.listener.startService()

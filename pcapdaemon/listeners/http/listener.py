@@ -6,9 +6,6 @@ The service that listens for HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from zope.interface import implementer
 
 from twisted.application.service import Service
@@ -17,14 +14,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 from twisted.logger import Logger
 
-from pcapdaemon.interfaces import (
-    ICaptureControl,
-    IListener,
-    IMessageReceiver,
-    StartError,
-)
+from pcapdaemon.interfaces import IListener, StartError
 from pcapdaemon.listeners.http.guard import Guard, isLoopback
-from pcapdaemon.listeners.http.routes import makeRoot
+from pcapdaemon.listeners.http.routes import Served, makeRoot
 from pcapdaemon.listeners.http.site import ApiSite
 
 
@@ -35,12 +27,15 @@ class HttpListener(Service):
 
     @ivar grace: Seconds that requests under way get when it is stopped.
     @ivar maxConnections: How many may be open at once.
-    @ivar requestTimeout: Seconds in which a whole request must have come.
+    @ivar maxStreams: How many of them may be streams and downloads at once.
+    @ivar requestTimeout: Seconds in which a whole request must have come, and
+        for which a stream or download waits for its client to read.
     """
 
     name = "http"
     grace = 1.0
     maxConnections = 200
+    maxStreams = 50
     requestTimeout = 60.0
     _log = Logger()
 
@@ -50,19 +45,14 @@ class HttpListener(Service):
         host: str,
         port: int,
         token: str,
-        receiver: IMessageReceiver,
-        control: ICaptureControl,
-        health: Callable[[], dict[str, Any]],
+        served: Served,
     ) -> None:
         """
         @param reactor: It must provide L{IReactorTime}, too.
         @param host: The address to listen on.
         @param port: The port to listen on; 0 for any that is free.
         @param token: What a bearer must know; empty where everybody may.
-        @param receiver: Who takes the requests.
-        @param control: Who knows the captures.
-        @param health: Says how the daemon is: C{status} is C{"ok"} or
-            C{"degraded"}. Anybody may read it.
+        @param served: What the routes show and use.
         @raise ValueError: Others than this machine could connect, and there is no
             token.
         """
@@ -72,8 +62,8 @@ class HttpListener(Service):
         self._reactor = reactor
         self._host = host
         self._wantedPort = port
-        self._receiver = receiver
-        self._root = makeRoot(receiver, control, health)
+        self._served = served
+        self._root = makeRoot(served)
         self._guard = Guard(token.encode("utf-8"), loopback)
         self._site: ApiSite | None = None
         self._listening: IListeningPort | None = None
@@ -117,8 +107,9 @@ class HttpListener(Service):
         site = ApiSite(
             self._root,
             self._guard,
-            lambda: self._receiver.maxmessage,
+            lambda: self._served.receiver.maxmessage,
             self.maxConnections,
+            self.maxStreams,
             self.requestTimeout,
             IReactorTime(self._reactor),
         )

@@ -1,6 +1,10 @@
 # See LICENSE for details.
 """
-What the HTTP listener answers: JSON, always in the same form.
+What the HTTP listener answers: as a rule JSON, always in the same form.
+
+A route returns one of four things: a L{Reply} (JSON), a L{Content} (any bytes), or,
+of L{pcapdaemon.listeners.http.streams}, a C{Download} (a file, or a range of it,
+that is never in one piece in memory) or a C{Stream} (events without end).
 """
 
 from __future__ import annotations
@@ -8,11 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from pcapdaemon.interfaces import Answer, Reason, Verdict
+
+if TYPE_CHECKING:
+    from pcapdaemon.listeners.http.site import ApiRequest
 
 #: Seconds after which a refusal for want of room may be tried again.
 RETRY_AFTER = 5
@@ -34,10 +41,37 @@ STATUSES: Mapping[str, HTTPStatus] = {
 }
 
 
+class Answering(Protocol):
+    """
+    Anything that a route can answer with.
+    """
+
+    @property
+    def code(self) -> HTTPStatus:
+        """The status."""
+
+    @property
+    def kind(self) -> str:
+        """The content type."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """
+        Headers beyond those that every answer has, or in their place: all have
+        C{Cache-Control: no-store} and C{X-Content-Type-Options: nosniff}.
+        """
+
+    def send(self, request: ApiRequest) -> None:
+        """
+        Send the body, and finish, now or later. Called once, when status and
+        headers are set, with a client that still listens.
+        """
+
+
 @attrs.frozen
 class Reply:
     """
-    One answer.
+    One answer in JSON.
 
     @ivar code: The status.
     @ivar body: What becomes the JSON object.
@@ -47,6 +81,7 @@ class Reply:
     code: HTTPStatus
     body: Mapping[str, Any]
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    kind: str = attrs.field(default="application/json", init=False)
 
     def encoded(self) -> bytes:
         """
@@ -55,6 +90,41 @@ class Reply:
         text = json.dumps(self.body, ensure_ascii=False) + "\n"
         # Half a surrogate pair cannot be UTF-8, but as \udXXX it is JSON.
         return text.encode("utf-8", "backslashreplace")
+
+    def send(self, request: ApiRequest) -> None:
+        """
+        Send it whole.
+        """
+        request.sendWhole(self.encoded())
+
+
+@attrs.frozen
+class Content:
+    """
+    An answer that is not JSON: a page, a picture, metrics.
+
+    @ivar body: The bytes.
+    @ivar kind: The content type, with its charset if it is text.
+    @ivar headers: Headers beyond those that every answer has, or in their place:
+        C{Content-Security-Policy}, C{Cache-Control}.
+    @ivar etag: Names these very bytes, if anything does: who has them already
+        (C{If-None-Match}) gets status 304. Without the quotes.
+    """
+
+    body: bytes = attrs.field(repr=False)
+    kind: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    etag: str = ""
+    code: HTTPStatus = HTTPStatus.OK
+
+    def send(self, request: ApiRequest) -> None:
+        """
+        Send it whole, unless the client has it.
+        """
+        if self.etag and request.isKnown(self.etag):
+            request.finish()
+        else:
+            request.sendWhole(self.body)
 
 
 def problem(

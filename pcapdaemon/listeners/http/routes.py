@@ -3,9 +3,11 @@
 """
 What there is to be asked for.
 
-A resource's C{render_METHOD} returns a L{Reply} or a Deferred of one; what it
-raises is answered with status 500. A new route is a new resource under
-L{makeRoot}.
+A resource's C{render_METHOD} returns what
+L{reply<pcapdaemon.listeners.http.reply>} calls an answer (JSON, other bytes, a
+download, a stream), or a Deferred of one; what it raises is answered with status
+500. A new route is a new resource under L{makeRoot}; what it needs of the daemon is
+an attribute of L{Served}.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+
+import attrs
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.web.error import UnsupportedMethod
@@ -24,9 +28,25 @@ from pcapdaemon.listeners.http.reply import Reply, problem, replyTo
 from pcapdaemon.listeners.http.site import ApiRequest
 
 
+@attrs.frozen
+class Served:
+    """
+    What the routes show and use.
+
+    @ivar receiver: Who takes requests.
+    @ivar control: Who knows the captures.
+    @ivar health: Says how the daemon is: C{status} is C{"ok"} or C{"degraded"}.
+        Anybody may read it.
+    """
+
+    receiver: IMessageReceiver
+    control: ICaptureControl
+    health: Callable[[], dict[str, Any]]
+
+
 class ApiResource(Resource):
     """
-    Something that answers in JSON.
+    Something that answers, as a rule in JSON.
 
     @cvar public: Whether it needs no token.
     """
@@ -189,15 +209,11 @@ class Capture(ApiResource):
         )
 
 
-def makeRoot(
-    receiver: IMessageReceiver,
-    control: ICaptureControl,
-    health: Callable[[], dict[str, Any]],
-) -> Resource:
+def makeRoot(served: Served) -> Resource:
     """
     All that the listener serves.
     """
     root = ApiResource()
-    root.putChild(b"captures", Captures(receiver, control))
-    root.putChild(b"healthz", Health(health))
+    root.putChild(b"captures", Captures(served.receiver, served.control))
+    root.putChild(b"healthz", Health(served.health))
     return root

@@ -1,8 +1,8 @@
 # See LICENSE for details.
 # mypy: allow-untyped-calls
 """
-The HTTP server's own manners, whatever it serves: bodies, connections and time
-are bounded, every answer is JSON with the same headers.
+The HTTP server's own manners, whatever it serves: bodies, connections, streams and
+time are bounded, every answer has the same headers.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import CACHED, HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from pcapdaemon.listeners.http.guard import Guard
-from pcapdaemon.listeners.http.reply import Reply, problem
+from pcapdaemon.listeners.http.reply import RETRY_AFTER, Answering, problem
 
 
 class _BodyTooLarge(Exception):
@@ -37,12 +43,14 @@ class ApiRequest(Request):
 
     @ivar cutOff: If the body was too large and is not there: the bytes that were
         announced, or had come when it was cut off.
+    @ivar endless: Whether what is answered has no end of its own.
     """
 
     channel: Any  # an ApiChannel, or None when the client has hung up
     site: ApiSite
     content: BytesIO
     cutOff = 0
+    endless = False
     _log = Logger()
 
     def gotLength(self, length: int | None) -> None:
@@ -72,9 +80,7 @@ class ApiRequest(Request):
         """
         Answer, unless the guard objects.
         """
-        self.setHeader(b"Server", b"pcapdaemon")
-        self.setHeader(b"Cache-Control", b"no-store")
-        self.setHeader(b"X-Content-Type-Options", b"nosniff")
+        self.setManners()
         refusal = self.site.guard.refusal(
             self.requestHeaders, getattr(resrc, "public", False)
         )
@@ -87,19 +93,84 @@ class ApiRequest(Request):
                 note(self)
         self.reply(refusal)
 
-    def reply(self, reply: Reply) -> None:
+    def setManners(self) -> None:
         """
-        Answer and finish, if the client still listens.
+        Set the headers of every answer.
+        """
+        self.setHeader(b"Server", b"pcapdaemon")
+        self.setHeader(b"Cache-Control", b"no-store")
+        self.setHeader(b"X-Content-Type-Options", b"nosniff")
+
+    def reply(self, reply: Answering) -> None:
+        """
+        Answer and finish, now or later, if the client still listens.
         """
         if self.channel is None:
             return
-        data = reply.encoded()
         self.setResponseCode(reply.code, reply.code.phrase.encode("ascii"))
         for name, value in reply.headers.items():
             self.setHeader(name, value)
-        self.setHeader(b"Content-Type", b"application/json")
+        self.setHeader(b"Content-Type", reply.kind)
+        reply.send(self)
+
+    def isKnown(self, etag: str) -> bool:
+        """
+        Name what is sent.
+
+        @param etag: The name, without quotes.
+        @return: Whether the client has it already: then C{finish} is all.
+        """
+        return self.setETag(b'"%b"' % etag.encode("ascii")) is CACHED
+
+    def sendWhole(self, data: bytes) -> None:
+        """
+        Send the whole body, and finish.
+        """
         self.setHeader(b"Content-Length", b"%d" % (len(data),))
         self.write(data)
+        self.finish()
+
+    def reserve(self) -> bool:
+        """
+        Take one of the places for answers that take as long as the client likes,
+        until this one is over. Where none is free the client is told.
+
+        @return: Whether there was one.
+        """
+        streams = self.site.streams
+        if len(streams) >= self.site.maxStreams:
+            self.responseHeaders, self.etag = Headers(), None
+            self.setManners()
+            self.reply(
+                problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "busy",
+                    f"{len(streams)} streams and downloads are open; allowed are"
+                    f" {self.site.maxStreams}",
+                    {"Retry-After": str(RETRY_AFTER)},
+                )
+            )
+            return False
+        streams.add(self)
+        self.notifyFinish().addBoth(lambda ignored: streams.discard(self))
+        return True
+
+    def stream(self, producer: IPushProducer) -> None:
+        """
+        Let something write from now on, until the client goes or the site closes:
+        C{producer.stopProducing} is called then, perhaps more than once. While
+        the client does not read, for at most the site's time-out, it is paused.
+        """
+        self.endless = True
+        self.notifyFinish().addBoth(lambda ignored: producer.stopProducing())
+        self.write(b"")  # the headers, at once
+        self.registerProducer(producer, True)
+
+    def end(self) -> None:
+        """
+        Finish a stream.
+        """
+        self.unregisterProducer()
         self.finish()
 
     def processingFailed(self, reason: Failure) -> None:
@@ -122,12 +193,14 @@ class ApiChannel(HTTPChannel):
 
     @ivar cut: Whether the rest of a body is being thrown away.
     @ivar closing: Whether the connection is on its way down.
+    @ivar stuck: Whether the client does not read a stream or download.
     """
 
     site: ApiSite
     transport: ITCPTransport
     cut = False
     closing = False
+    stuck = False
 
     def connectionMade(self) -> None:
         """
@@ -215,20 +288,47 @@ class ApiChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """
-        Close, and when that has been tried, abort.
+        Close, and when that has been tried or cannot work, abort.
         """
-        if self.closing:
+        if self.closing or self.stuck:
             self.transport.abortConnection()
         else:
             self.loseConnection()
 
+    def pauseProducing(self) -> None:
+        """
+        Give a client that does not read a stream some time, and no more.
+        """
+        super().pauseProducing()
+        if self._isStreaming():
+            self.stuck = True
+            self.setTimeout(self.site.timeOut)
+
+    def resumeProducing(self) -> None:
+        """
+        It has read.
+        """
+        if self.stuck:
+            self.stuck = False
+            if self._isStreaming():
+                self.setTimeout(None)
+        super().resumeProducing()
+
+    def _isStreaming(self) -> bool:
+        return bool(self.requests) and self.requests[0].producer is not None
+
     def finishUp(self) -> None:
         """
-        Close when the request under way, if any, is answered.
+        Close when the request under way, if any, is answered; a stream ends now.
         """
         self.persistent = False
         if not self.requests:
             self.loseConnection()
+        elif self.requests[0].endless:
+            stuck = self.stuck
+            self.requests[0].end()
+            if stuck:
+                self.transport.abortConnection()
 
 
 class ApiSite(Site):
@@ -239,6 +339,8 @@ class ApiSite(Site):
     @ivar maxBody: Says how many bytes a body may have.
     @ivar channels: The open connections.
     @ivar maxChannels: How many there may be; more are closed unheard.
+    @ivar streams: The requests whose answers take as long as the client likes.
+    @ivar maxStreams: How many there may be, so that room is left for the others.
     @ivar closing: Whether it is being closed.
     """
 
@@ -254,6 +356,7 @@ class ApiSite(Site):
         guard: Guard,
         maxBody: Callable[[], int],
         maxChannels: int,
+        maxStreams: int,
         timeout: float,
         clock: IReactorTime,
     ) -> None:
@@ -268,6 +371,8 @@ class ApiSite(Site):
         self.maxBody = maxBody
         self.maxChannels = maxChannels
         self.channels: set[ApiChannel] = set()
+        self.maxStreams = maxStreams
+        self.streams: set[ApiRequest] = set()
         self._closed: Deferred[None] = Deferred()
 
     def startFactory(self) -> None:
