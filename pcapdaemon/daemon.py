@@ -23,7 +23,7 @@ from twisted.python.threadpool import ThreadPool
 
 from pcapdaemon import __version__
 from pcapdaemon.capture.capture import Threads
-from pcapdaemon.capture.engines import makeSystem
+from pcapdaemon.capture.engines import NANO, makeSystem
 from pcapdaemon.capture.filters import FilterChecker
 from pcapdaemon.capture.packetlog import PacketLog
 from pcapdaemon.capture.service import Capacity, CaptureService
@@ -99,6 +99,7 @@ def capacity(settings: Settings) -> Capacity:
         totalbuffer=capture.totalbuffer,
         memory=capture.memory,
         promiscuous=capture.promiscuous,
+        nanoseconds=capture.precision == NANO,
     )
 
 
@@ -236,6 +237,7 @@ class CaptureDaemon(Service):
             raise StartError(_PRIVILEGE) from None
         except CaptureError as error:
             raise StartError(str(error)) from None
+        self._examine(self.settings)
         super().startService()
         for pool in self._pools.values():
             pool.start()
@@ -253,6 +255,16 @@ class CaptureDaemon(Service):
             parts=", ".join(self._parts),
             system=self._system.name,
         )
+
+    def _examine(self, settings: Settings) -> None:
+        """
+        @raise StartError: It asks for what this machine does not have.
+        """
+        if capacity(settings).nanoseconds and not self._system.nanoseconds:
+            raise StartError(
+                f'[capture] precision: "{NANO}" is not to be had from the engine '
+                f"{self._system.name}; it needs libpcap"
+            )
 
     def stopService(self) -> Deferred[None]:
         """
@@ -336,6 +348,7 @@ class CaptureDaemon(Service):
             if name in self._stale or part.needs(settings) != part.needs(self.settings)
         ]
         try:
+            self._examine(settings)
             # All of them before the first takes the place of an old one.
             made = {name: PARTS[name].make(settings, self._house) for name in changed}
         except StartError as error:

@@ -33,6 +33,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "interface",
         "alias",
         "filter",
+        "direction",
         "snaplength",
         "limits",
         "ignored",

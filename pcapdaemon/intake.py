@@ -240,6 +240,7 @@ class Intake:
                 interface=plan.device,
                 alias=plan.alias,
                 filter=plan.filter,
+                direction=plan.direction,
                 snaplength=plan.snaplength,
                 limits={
                     "packets": plan.packets,

@@ -67,6 +67,16 @@ class Stop:
     INTERFACE_LOST = "interface-lost"
 
 
+class Direction:
+    """
+    Which packets are wanted, as a device sees them: the words of a request.
+    """
+
+    IN = "in"
+    OUT = "out"
+    BOTH = "both"
+
+
 class Refused(Exception):
     """
     A request that cannot be honoured.
@@ -207,6 +217,9 @@ class OpenOptions:
     @ivar filter: A libpcap filter that a L{IFilterChecker} found sound; empty
         for all packets.
     @ivar linkType: The C{DLT_} number that the filter was checked for.
+    @ivar direction: One of the words of L{Direction}. A loopback device brings
+        each packet once, as one that came in.
+    @ivar nanoseconds: Whether time stamps are to be that fine, not microseconds.
     """
 
     snaplength: int
@@ -214,6 +227,8 @@ class OpenOptions:
     promiscuous: bool
     filter: str
     linkType: int
+    direction: str = Direction.BOTH
+    nanoseconds: bool = False
 
 
 class CaptureError(Exception):
@@ -257,6 +272,8 @@ class ICaptureSystem(Interface):
     openers: int = Attribute("How many threads may open at once with profit.")
 
     drainers: int = Attribute("How many threads may drain at once with profit.")
+
+    nanoseconds: bool = Attribute("Whether time stamps can be that fine.")
 
     def check() -> None:
         """

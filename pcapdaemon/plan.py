@@ -68,6 +68,8 @@ class CapturePlan:
     @ivar device: The device to capture on.
     @ivar alias: The alias by which it was reached; else empty.
     @ivar filter: The libpcap filter to set, not always the request's.
+    @ivar direction: Which packets, one of the words of
+        L{pcapdaemon.interfaces.Direction}.
     @ivar snaplength: Bytes to keep of each packet.
     @ivar packets: The number of packets at which to stop.
     @ivar size: The bytes of the file at which to stop.
@@ -82,6 +84,7 @@ class CapturePlan:
     device: str
     alias: str
     filter: str
+    direction: str
     snaplength: int
     packets: int
     size: int
@@ -168,6 +171,7 @@ def makePlan(
         device=device,
         alias=alias,
         filter=filter,
+        direction=request.direction,
         snaplength=int(given(request.snaplength, limits.snaplength)),
         packets=int(given(request.packets, limits.maxpackets)),
         size=int(given(request.size, limits.maxbytes)),

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import attrs
 import re2
 
-from pcapdaemon.interfaces import Reason, Refused
+from pcapdaemon.interfaces import Direction, Reason, Refused
 
 #: The node name that means every node.
 ANY = "any"
@@ -46,6 +46,7 @@ class CaptureRequest:
     @ivar interfaces: Devices, each once; or else...
     @ivar aliases: ...names for devices, each once.
     @ivar filter: A libpcap filter as it came; empty for all packets.
+    @ivar direction: Which packets, one of the words of L{Direction}.
     @ivar snaplength: Bytes to keep of each packet.
     @ivar packets: The number of packets at which to stop.
     @ivar size: The bytes of the file at which to stop.
@@ -69,6 +70,7 @@ class CaptureRequest:
     interfaces: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     filter: str = ""
+    direction: str = Direction.BOTH
     snaplength: int | None = None
     packets: int | None = None
     size: int | None = None
@@ -265,6 +267,12 @@ def _seconds(key: str, value: object) -> float:
     return seconds
 
 
+def _direction(key: str, value: object) -> str:
+    if value not in (Direction.IN, Direction.OUT, Direction.BOTH):
+        _refuse(key, value, "'in', 'out' or 'both'")
+    return str(value)
+
+
 def _switch(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         _refuse(key, value, "true or false")
@@ -280,6 +288,7 @@ _RULES: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "interface": ("interfaces", _names),
     "alias": ("aliases", _names),
     "bpf": ("filter", _text),
+    "direction": ("direction", _direction),
     "snap": ("snaplength", partial(_integer, 1, MAXSNAPLENGTH)),
     "packets": ("packets", _positive),
     "bytes": ("size", _positive),

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from pcapdaemon.interfaces import (
     CaptureError,
+    Direction,
     Drained,
     Drops,
     ICaptureHandle,
@@ -99,17 +100,20 @@ class MemoryHandle:
         finally:
             self._call.release()
 
-    def _deliver(self, data: bytes, original: int, time: float) -> bool:
+    def _deliver(self, data: bytes, original: int, time: float, way: str) -> bool:
         """Put a packet into the ring, and say whether it got there."""
         with self._lock:
             if self.closed or self._frozen or self._lost or not self._matches(data):
+                return False
+            if self.options.direction not in (Direction.BOTH, way):
                 return False
             if len(self._ring) >= self._ringFrames:
                 self._dropped += 1
                 return False
             kept = data[: self.options.snaplength]
-            seconds, microseconds = divmod(round(time * 1_000_000), 1_000_000)
-            header = struct.pack("<4I", seconds, microseconds, len(kept), original)
+            units = 10**9 if self.options.nanoseconds else 10**6
+            seconds, fraction = divmod(round(time * units), units)
+            header = struct.pack("<4I", seconds, fraction, len(kept), original)
             if not self._ring:
                 os.write(self._writer, b"!")
             self._ring.append(header + kept)
@@ -134,7 +138,8 @@ class MemoryHandle:
             self._file = os.dup(descriptor)
             network = _LINKTYPES.get(self.linkType, self.linkType)
             snaplength = self.options.snaplength
-            fields = (0xA1B2C3D4, 2, 4, 0, 0, snaplength, network)
+            magic = 0xA1B23C4D if self.options.nanoseconds else 0xA1B2C3D4
+            fields = (magic, 2, 4, 0, 0, snaplength, network)
             self._pending += struct.pack("<IHHiIII", *fields)
 
     def drain(self, packets: int, size: int) -> Drained:
@@ -216,6 +221,7 @@ class MemoryCaptureSystem:
     name = "memory"
     openers = 1
     drainers = 1
+    nanoseconds = True
     refusal: CaptureError | None = None
 
     def __init__(self, ringFrames: int = 1024) -> None:
@@ -256,6 +262,7 @@ class MemoryCaptureSystem:
         data: bytes,
         original: int | None = None,
         time: float | None = None,
+        direction: str = Direction.IN,
     ) -> int:
         """
         Let a packet arrive. Any thread.
@@ -263,6 +270,7 @@ class MemoryCaptureSystem:
         @param data: The packet, its link header included.
         @param original: Its length on the wire; missing: that of C{data}.
         @param time: Its time stamp, in seconds since the epoch; missing: now.
+        @param direction: C{in}, or C{out} for one that leaves.
         @return: Into how many rings it was put.
         """
         if device not in self._devices:
@@ -270,7 +278,7 @@ class MemoryCaptureSystem:
         length = len(data) if original is None else original
         stamp = _time.time() if time is None else time
         return sum(
-            handle._deliver(data, length, stamp)
+            handle._deliver(data, length, stamp, direction)
             for handle in list(self.handles)
             if handle.device == device
         )

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 import re
 import socket
 import struct
 
-from pcapdaemon.interfaces import CaptureError, InterfaceLost, PrivilegeError
+from pcapdaemon.interfaces import (
+    CaptureError,
+    Direction,
+    InterfaceLost,
+    PrivilegeError,
+)
 
 #: How long the kernel may keep packets back to hand over more at once, in ms:
 #: C{pcap_set_timeout}, the retirement time of a ring block.
@@ -46,10 +52,28 @@ _LINK_TYPES = {
 
 #: linux/sockios.h and net/if.h.
 _SIOCGIFFLAGS, _SIOCGIFHWADDR, _IFF_UP = 0x8913, 0x8927, 1
+#: C{SO_GET_FILTER} has the same number.
 _SO_ATTACH_FILTER = 26
 
-#: One BPF instruction: return 0, which keeps every packet out.
-_REJECT = struct.pack("=HBBI", 0x06, 0, 0, 0)
+#: The instructions of a BPF program, of which a socket takes C{BPF_MAXINSNS}:
+#: C{ret #n}, which keeps so many bytes of a packet; none keeps it out.
+_INSTRUCTION, _MAXIMUM = struct.Struct("=HBBI"), 4096
+_RETURN = 0x06
+_REJECT = _INSTRUCTION.pack(_RETURN, 0, 0, 0)
+
+#: C{ld #type}, and C{jeq #PACKET_OUTGOING} over the C{ret #0} behind it where what
+#: came in is to be kept out, or else to it.
+_TYPE = _INSTRUCTION.pack(0x20, 0, 0, 0xFFFFF004)
+_ONLY = {
+    Direction.IN: _TYPE + _INSTRUCTION.pack(0x15, 0, 1, 4) + _REJECT,
+    Direction.OUT: _TYPE + _INSTRUCTION.pack(0x15, 1, 0, 4) + _REJECT,
+    Direction.BOTH: b"",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: C{pcap_direction_t}.
+PCAP_DIRECTION = {Direction.BOTH: 0, Direction.IN: 1, Direction.OUT: 2}
 
 #: What libpcap's C{pcap_activate} says (pcap/pcap.h).
 _ACTIVATE_ERRORS = {
@@ -124,9 +148,54 @@ def shut(packets: socket.socket) -> None:
     Let no further packet into the ring of a packet socket. libpcap's own filter
     would also be put to what is there already.
     """
-    instruction = ctypes.create_string_buffer(_REJECT)
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))
-    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    _attach(packets, _REJECT)
+
+
+def narrow(packets: socket.socket, direction: str, snaplength: int) -> None:
+    """
+    Let only packets of one direction into the ring of a packet socket, and no
+    more of each than is kept. libpcap would see to both when it takes them out:
+    by then they have been in the way of others, and been counted as dropped.
+
+    Nor will the C{inbound} and C{outbound} of its filters do, since it puts a new
+    filter to what is in the ring by itself, where it knows no direction.
+
+    @param direction: One of the words of L{Direction}.
+    """
+    try:
+        program = _attached(packets)
+    except OSError:
+        return  # a kernel that does not say; it must do without
+    program = program or _INSTRUCTION.pack(_RETURN, 0, 0, snaplength)
+    if len(_ONLY[direction]) + len(program) <= _MAXIMUM * _INSTRUCTION.size:
+        _attach(packets, _ONLY[direction] + program)
+
+
+def _attach(packets: socket.socket, program: bytes) -> None:
+    instructions = ctypes.create_string_buffer(program, len(program))
+    count = len(program) // _INSTRUCTION.size
+    fields = struct.pack("HP", count, ctypes.addressof(instructions))
+    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fields)
+
+
+def _attached(packets: socket.socket) -> bytes:
+    """
+    The filter of a socket; empty where it has none.
+    """
+    # In instructions, not in bytes, which is why Python's own cannot be used.
+    count = ctypes.c_uint(_MAXIMUM)
+    program = ctypes.create_string_buffer(_MAXIMUM * _INSTRUCTION.size)
+    status = _libc.getsockopt(
+        packets.fileno(),
+        socket.SOL_SOCKET,
+        _SO_ATTACH_FILTER,
+        program,
+        ctypes.byref(count),
+    )
+    if status < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return program.raw[: count.value * _INSTRUCTION.size]
 
 
 def isDown(packets: socket.socket, device: str) -> bool:

@@ -9,6 +9,9 @@ from pcapdaemon.capture.libpcap_engine import LIBRARY, LibpcapSystem
 from pcapdaemon.capture.pcapy_engine import PcapySystem
 from pcapdaemon.interfaces import ICaptureSystem, StartError
 
+#: The finer one of C{[capture] precision}.
+NANO = "nano"
+
 #: The names of C{[capture] engine}. What C{auto} takes depends on the machine.
 AUTO, LIBPCAP, PCAPY = ENGINES = ("auto", "libpcap", "pcapy")
 

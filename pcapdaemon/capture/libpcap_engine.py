@@ -21,16 +21,19 @@ from typing import Any
 from zope.interface import implementer
 
 from pcapdaemon.capture.budget import BLOCK
+from pcapdaemon.capture.counters import Counters
 from pcapdaemon.capture.devices import (
     BLOCK_TIMEOUT,
     FILE_HEADER,
     PACKET_HEADER,
+    PCAP_DIRECTION,
     SLICE_BYTES,
     SLICE_PACKETS,
     VLAN_TAG,
     Devices,
     activated,
     isDown,
+    narrow,
     shut,
     trouble,
 )
@@ -107,6 +110,8 @@ _QUICK: dict[str, tuple[Any, ...]] = {
     "pcap_set_timeout": (c_int, c_void_p, c_int),
     "pcap_set_immediate_mode": (c_int, c_void_p, c_int),
     "pcap_set_buffer_size": (c_int, c_void_p, c_int),
+    "pcap_set_tstamp_precision": (c_int, c_void_p, c_int),
+    "pcap_setdirection": (c_int, c_void_p, c_int),
     "pcap_setnonblock": (c_int, c_void_p, c_int, c_char_p),
     "pcap_get_selectable_fd": (c_int, c_void_p),
     "pcap_datalink": (c_int, c_void_p),
@@ -166,7 +171,7 @@ class LibpcapHandle:
     """
 
     def __init__(
-        self, library: _Functions, device: str, pcap: int, snaplength: int
+        self, library: _Functions, device: str, pcap: int, options: OpenOptions
     ) -> None:
         self._library = library
         self._device = device
@@ -174,7 +179,9 @@ class LibpcapHandle:
         descriptor = library.pcap_get_selectable_fd(pcap)
         # Of our own, so that freeze() needs nothing of libpcap's.
         self._socket = socket.socket(fileno=os.dup(descriptor))
-        self._longest = PACKET_HEADER + snaplength + VLAN_TAG
+        narrow(self._socket, options.direction, options.snaplength)
+        self._counters = Counters(self._stat)
+        self._longest = PACKET_HEADER + options.snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
         self._dumper: int | None = None
         self._buffer = ctypes.create_string_buffer(_BUFFER)
@@ -204,6 +211,7 @@ class LibpcapHandle:
         self._size = FILE_HEADER
 
     def drain(self, packets: int, size: int) -> Drained:
+        self._counters.keep()
         packets = min(packets, SLICE_PACKETS)
         most = self._size + SLICE_BYTES
         taken, more = 0, True
@@ -242,8 +250,8 @@ class LibpcapHandle:
         return str(self._library.pcap_geterr(self._pcap).decode("utf-8", "replace"))
 
     def pending(self) -> bool:
-        stat = self._stat()
-        return int(stat.received - stat.dropped) != self._taken
+        self._counters.look()
+        return self._counters.received - self._counters.dropped != self._taken
 
     def freeze(self) -> None:
         shut(self._socket)
@@ -257,14 +265,13 @@ class LibpcapHandle:
                 raise CaptureError(f"{self._device}: no memory for the recording")
 
     def drops(self) -> Drops:
-        stat = self._stat()
-        return Drops(stat.dropped, stat.ifdropped)
+        return self._counters.drops()
 
-    def _stat(self) -> _Stat:
+    def _stat(self) -> tuple[int, int, int]:
         stat = _Stat()
         if self._library.pcap_stats(self._pcap, byref(stat)) < 0:
             raise CaptureError(f"{self._device}: {self._text()}")
-        return stat
+        return stat.received, stat.dropped, stat.ifdropped
 
     def close(self) -> None:
         self.flush()
@@ -281,6 +288,7 @@ class LibpcapSystem(Devices):
     # Opening and closing wait for the kernel, some 25 ms each, and hold nothing.
     openers = 8
     drainers = 2
+    nanoseconds = True
 
     def __init__(self, library: str = LIBRARY) -> None:
         """
@@ -308,6 +316,7 @@ class LibpcapSystem(Devices):
             library.pcap_set_promisc(pcap, options.promiscuous)
             library.pcap_set_timeout(pcap, BLOCK_TIMEOUT)
             library.pcap_set_buffer_size(pcap, options.buffersize)
+            library.pcap_set_tstamp_precision(pcap, options.nanoseconds)
             library.pcap_set_immediate_mode(pcap, _isOfFrames(options))
             with self._large if options.buffersize >= _LARGE else nullcontext():
                 status = library.pcap_activate(pcap)
@@ -320,8 +329,9 @@ class LibpcapSystem(Devices):
                 if linkType != options.linkType:
                     raise LinkTypeMismatch(device, linkType, options.linkType)
                 self._filter(device, pcap, options.filter)
+            library.pcap_setdirection(pcap, PCAP_DIRECTION[options.direction])
             library.pcap_setnonblock(pcap, 1, errors)
-            return LibpcapHandle(library, device, pcap, options.snaplength)
+            return LibpcapHandle(library, device, pcap, options)
         except BaseException:
             library.pcap_close(pcap)
             raise

@@ -19,15 +19,18 @@ from typing import Any
 import pcapy
 from zope.interface import implementer
 
+from pcapdaemon.capture.counters import Counters
 from pcapdaemon.capture.devices import (
     BLOCK_TIMEOUT,
     FILE_HEADER,
     PACKET_HEADER,
+    PCAP_DIRECTION,
     SLICE_BYTES,
     SLICE_PACKETS,
     VLAN_TAG,
     Devices,
     activated,
+    narrow,
     shut,
     trouble,
 )
@@ -50,12 +53,14 @@ class PcapyHandle:
     An activated pcapy-ng Reader.
     """
 
-    def __init__(self, device: str, reader: pcapy.Reader, snaplength: int) -> None:
+    def __init__(self, device: str, reader: pcapy.Reader, options: OpenOptions) -> None:
         self._device = device
         self._reader = reader
         # Of our own, so that freeze() needs nothing of the Reader's.
         self._socket = socket.socket(fileno=os.dup(reader.getfd()))
-        self._longest = PACKET_HEADER + snaplength + VLAN_TAG
+        narrow(self._socket, options.direction, options.snaplength)
+        self._counters = Counters(reader.stats)
+        self._longest = PACKET_HEADER + options.snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
         self._dumper: pcapy.Dumper | None = None
         self._file = -1
@@ -76,6 +81,7 @@ class PcapyHandle:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        self._counters.keep()
         packets = min(packets, SLICE_PACKETS)
         more = True
         most = os.fstat(self._file).st_size + SLICE_BYTES
@@ -135,8 +141,8 @@ class PcapyHandle:
         return got
 
     def pending(self) -> bool:
-        received, dropped, _interface = self._reader.stats()
-        return bool(received - dropped != self._taken)
+        self._counters.look()
+        return self._counters.received - self._counters.dropped != self._taken
 
     def freeze(self) -> None:
         shut(self._socket)
@@ -148,8 +154,7 @@ class PcapyHandle:
             self._size = os.fstat(self._file).st_size
 
     def drops(self) -> Drops:
-        _received, kernel, interface = self._reader.stats()
-        return Drops(kernel, interface)
+        return self._counters.drops()
 
     def close(self) -> None:
         if self._dumper is not None:
@@ -175,7 +180,12 @@ class PcapySystem(Devices):
     openers = 1
     drainers = 1
 
+    # Its Reader has no word for the precision of time stamps.
+    nanoseconds = False
+
     def open(self, device: str, options: OpenOptions) -> PcapyHandle:
+        if options.nanoseconds:
+            raise CaptureError(f"{device}: pcapy-ng counts time in microseconds")
         try:
             reader = pcapy.create(device)
             reader.set_snaplen(options.snaplength)
@@ -194,8 +204,9 @@ class PcapySystem(Devices):
                 if linkType != options.linkType:
                     raise LinkTypeMismatch(device, linkType, options.linkType)
                 reader.setfilter(options.filter)
+            reader.setdirection(PCAP_DIRECTION[options.direction])
             reader.setnonblock(1)
-            return PcapyHandle(device, reader, options.snaplength)
+            return PcapyHandle(device, reader, options)
         except pcapy.PcapError as error:
             reader.close()
             raise CaptureError(f"{device}: {error}") from None

@@ -42,6 +42,7 @@ class Capacity:
     @ivar totalbuffer: Bytes of all kernel rings.
     @ivar memory: Bytes of all recordings, running and waiting for sinks.
     @ivar promiscuous: Whether devices are asked for foreign packets too.
+    @ivar nanoseconds: Whether time stamps are that fine, not microseconds.
     """
 
     captures: int
@@ -49,6 +50,7 @@ class Capacity:
     totalbuffer: int
     memory: int
     promiscuous: bool = False
+    nanoseconds: bool = False
 
 
 @attrs.define
@@ -317,7 +319,13 @@ class CaptureService(Service):
         filter = plan.filter
         while True:
             options = OpenOptions(
-                plan.snaplength, ring, self._capacity.promiscuous, filter, linkType
+                plan.snaplength,
+                ring,
+                self._capacity.promiscuous,
+                filter,
+                linkType,
+                plan.direction,
+                self._capacity.nanoseconds,
             )
             try:
                 handle: ICaptureHandle = await self._threads.opening(

@@ -25,6 +25,7 @@ from pcapdaemon.config.rules import (
     integer,
     interval,
     key,
+    oneOf,
     seconds,
     text,
     texts,
@@ -78,6 +79,7 @@ class CaptureSettings:
     C{[capture]}: what all captures together may use.
 
     @ivar engine: What brings the packets: C{auto}, C{libpcap} or C{pcapy}.
+    @ivar precision: Of time stamps: C{micro} or C{nano}.
     @ivar maxcaptures: The most captures at once.
     @ivar buffersize: The most bytes of kernel ring that one capture gets.
     @ivar totalbuffer: The most bytes of kernel ring in all.
@@ -93,6 +95,7 @@ class CaptureSettings:
     engine: str = key(
         "auto", text('"auto", "libpcap" or "pcapy"', "auto|libpcap|pcapy")
     )
+    precision: str = key("micro", oneOf("micro", "nano"))
     maxcaptures: int = key(1000, integer(1))
     buffersize: int = key(33_554_432, integer(LEAST_RING, 1_073_741_824))
     totalbuffer: int = key(1_073_741_824, integer(1))

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.interfaces import (
     CaptureError,
+    Direction,
     Drained,
     Drops,
     ICaptureHandle,
@@ -52,6 +53,8 @@ def options(
     filter: str = "",
     linkType: int = ETHERNET,
     buffersize: int = 4 << 20,
+    direction: str = Direction.BOTH,
+    nanoseconds: bool = False,
 ) -> OpenOptions:
     """How to open a device, for a test to which the rest does not matter."""
     return OpenOptions(
@@ -60,6 +63,8 @@ def options(
         promiscuous=False,
         filter=filter,
         linkType=linkType,
+        direction=direction,
+        nanoseconds=nanoseconds,
     )
 
 
@@ -117,7 +122,7 @@ class Capture:
 
 class CaptureSystemTests(_Base):
     """
-    The contract. An implementation brings a system, and the five methods that
+    The contract. An implementation brings a system, and the six methods that
     move the world around it.
     """
 
@@ -141,6 +146,10 @@ class CaptureSystemTests(_Base):
 
     def deliver(self, *frames: bytes) -> None:
         """Let frames arrive, and return when the ring of every handle has them."""
+        raise NotImplementedError
+
+    def deliverOut(self, *frames: bytes) -> None:
+        """Let frames leave, and return when the ring of every handle has them."""
         raise NotImplementedError
 
     def removeDevice(self) -> None:
@@ -356,6 +365,67 @@ class CaptureSystemTests(_Base):
         self.deliver(OTHER, wanted[0], OTHER, wanted[1], OTHER)
         capture.takeAll(2)
         self.assertEqual([record.data for record in capture.finish().records], wanted)
+
+    def test_direction(self) -> None:
+        """
+        Only packets of the wanted direction are recorded, from the very first on,
+        with and without a filter, and no others take part in anything.
+        """
+        kinds = [
+            (direction, filter)
+            for direction in (Direction.IN, Direction.OUT, Direction.BOTH)
+            for filter in ("", FILTER)
+        ]
+        captures = {
+            kind: self.capture(options(64, kind[1], direction=kind[0]))
+            for kind in kinds
+        }
+        for number in range(0, 20, 2):
+            self.deliver(frame(number), OTHER)
+            self.deliverOut(frame(number + 1), OTHER)
+        for (direction, filter), capture in captures.items():
+            what = f"{direction}, {filter!r}"
+            first = int(direction == Direction.OUT)
+            step = 1 if direction == Direction.BOTH else 2
+            expected = list(range(first, 20, step))
+            others = 0 if filter else len(expected)
+            capture.takeAll(len(expected) + others)
+            self.assertFalse(capture.handle.pending(), what)
+            records = capture.finish().records
+            kept = [r.data for r in records if r.data != OTHER[:64]]
+            self.assertEqual([sequenceOf(data) for data in kept], expected, what)
+            self.assertEqual({(len(r.data), r.original) for r in records}, {(64, 128)})
+
+    def test_directionDrops(self) -> None:
+        """What goes the other way takes no room in the ring."""
+        ring = options(64, buffersize=65536, direction=Direction.OUT)
+        capture = self.capture(ring)
+        self.deliver(*(frame(number) for number in range(2000)))
+        self.deliverOut(frame(2000))
+        capture.takeAll(1)
+        self.assertEqual(capture.handle.drops().kernel, 0)
+
+    def test_nanoseconds(self) -> None:
+        """
+        Time stamps are finer where that can be had, and then the file says so; the
+        byte limit is as exact as ever.
+        """
+        fine = options(nanoseconds=True)
+        if not self.system.nanoseconds:
+            self.assertRaises(CaptureError, self.openHandle, self.device, fine)
+            return
+        capture = self.capture(fine)
+        before = time.time_ns()
+        self.deliver(*(frame(number) for number in range(40)))
+        after = time.time_ns()
+        [last] = capture.take(30, size=24 + 30 * 144)[-1:]
+        self.assertTrue(last.full)
+        content = capture.finish()
+        self.assertTrue(content.nanoseconds)
+        times = [record.time for record in content.records]
+        self.assertEqual(len(times), 30)
+        self.assertEqual([before, *times, after], sorted([before, *times, after]))
+        self.assertTrue(any(time % 1000 for time in times))
 
     def test_badFilter(self) -> None:
         """A filter that cannot be used does not open the device."""

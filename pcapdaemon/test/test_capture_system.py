@@ -19,6 +19,7 @@ from pcapdaemon.capture.libpcap_engine import LibpcapSystem
 from pcapdaemon.capture.pcapy_engine import PcapySystem
 from pcapdaemon.interfaces import (
     CaptureError,
+    Direction,
     ICaptureHandle,
     OpenOptions,
     PrivilegeError,
@@ -66,6 +67,11 @@ class MemoryCaptureSystemTests(CaptureSystemTests, SynchronousTestCase):
         """It arrives at once."""
         for data in frames:
             self.system.deliver(self.device, data)
+
+    def deliverOut(self, *frames: bytes) -> None:
+        """It leaves at once."""
+        for data in frames:
+            self.system.deliver(self.device, data, direction=Direction.OUT)
 
     def removeDevice(self) -> None:
         """As tests do."""
@@ -154,6 +160,12 @@ class RealSystemTests(CaptureSystemTests):
             self.pair.send([data])
             self.witness.recv(1)
 
+    def deliverOut(self, *frames: bytes) -> None:
+        """The witness sees what leaves, too."""
+        for data in frames:
+            self.pair.send([data], self.device, "b")
+            self.witness.recv(1)
+
     def removeDevice(self) -> None:
         """Delete it."""
         self.pair.delete(self.device)
@@ -204,6 +216,38 @@ class RealSystemTests(CaptureSystemTests):
         capture.takeAll(1)
         (record,) = capture.finish().records
         self.assertEqual(sequenceOf(record.data, HEADERS - 14 + 16), 3)
+
+    def test_anyDirection(self) -> None:
+        """C{any} knows the directions, too; C{lo} has only one."""
+        captures = {
+            direction: self.capture(
+                options(64, "udp", COOKED, direction=direction), "any"
+            )
+            for direction in (Direction.OUT, Direction.IN)
+        }
+        with self.pair.enter("b"):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sender.close)
+        sender.sendto(bytes(16), ("127.0.0.1", 9))
+        self.deliver(frame(1))
+        self.deliverOut(frame(2))
+        for direction, expected in ((Direction.OUT, [2]), (Direction.IN, [0, 1])):
+            capture = captures[direction]
+            capture.takeAll(len(expected))
+            records = capture.finish().records
+            found = [sequenceOf(record.data, 44) for record in records]
+            self.assertEqual(found, expected)
+
+    def test_whole(self) -> None:
+        """
+        Without a filter the ring holds no more of a packet than is kept, and so
+        takes more of them.
+        """
+        capture = self.capture(options(snaplength=60, buffersize=1 << 20))
+        sent = [frame(number, 1500) for number in range(1000)]
+        self.deliver(*sent)
+        capture.takeAll(1000)
+        self.assertEqual(capture.handle.drops().kernel, 0)
 
     def test_anySurvives(self) -> None:
         """C{any} goes on when a device is removed."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
+from unittest import SkipTest
 
 from twisted.internet import reactor
 
 from pcapdaemon.test.daemoncase import DaemonTestCase
-from pcapdaemon.test.frames import frame
+from pcapdaemon.test.frames import frame, sequenceOf
 from pcapdaemon.test.pcapfile import Record
 from pcapdaemon.test.servers import RedisServer, missing
 
@@ -182,6 +184,46 @@ class CaptureTests(DaemonTestCase):
                 for record, sent in zip(file.records, frames, strict=True)
             ),
         )
+
+    def test_direction(self) -> None:
+        """
+        Only what the device sends is kept, and counts.
+        """
+        daemon = self.started()
+        id = daemon.arm(interface="vb", direction="out", packets=2)
+        self.assertEqual(daemon.waitForEvent("accepted", id)["direction"], "out")
+        one, two, three, four = (frame(number) for number in range(1, 5))
+        for coming, going in ((one, two), (three, four)):
+            self.pair.send([coming])
+            self.pair.send([going], "vb", "b")
+        file = self.pcap(daemon, id)
+        self.assertEqual([record.data for record in file.records], [two, four])
+
+    def test_nanoseconds(self) -> None:
+        """
+        Finer time stamps are in the file and in the log, the byte limit holds, and
+        other programs read the file.
+        """
+        daemon = self.started(capture={"engine": "libpcap", "precision": "nano"})
+        id = daemon.arm(interface="vb", bytes=24 + 3 * 144, packetdebug=True)
+        self.pair.send([frame(n) for n in range(5)])
+        file = self.pcap(daemon, id)
+        self.assertTrue(file.nanoseconds)
+        self.assertEqual(
+            [sequenceOf(record.data) for record in file.records], [0, 1, 2]
+        )
+        daemon.waitForLine(f"{id}: packet 3: ")
+        if shutil.which("tshark") is None:
+            raise SkipTest("reading the file with another program needs tshark")
+        path = daemon.captures / daemon.waitForEvent("stored", id)["filename"]
+        said = subprocess.run(
+            ["tshark", "-r", path, "-T", "fields", "-e", "frame.time_epoch"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        times = [int(time.replace(".", "")) for time in said]
+        self.assertEqual(times, [record.time for record in file.records])
 
     def test_filter(self) -> None:
         """

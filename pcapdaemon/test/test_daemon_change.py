@@ -72,6 +72,25 @@ class ReloadTests(DaemonTestCase):
         file = self.pcap(daemon, running)
         self.assertEqual([record.data for record in file.records], [first, second])
 
+    def test_precision(self) -> None:
+        """
+        Time stamps are finer from the next capture on, unless the engine cannot.
+        """
+        for engine, said, fine in (
+            ("libpcap", "configuration taken over", True),
+            ("pcapy", "not taken over: [capture] precision", False),
+        ):
+            daemon = self.started(capture={"engine": engine})
+            running = daemon.arm(interface="vb", packets=1)
+            daemon.configure(capture={"engine": engine, "precision": "nano"})
+            daemon.signal(signal.SIGHUP)
+            daemon.waitForLine(said)
+            later = daemon.arm(interface="vb", packets=1)
+            self.pair.send([frame(1)])
+            self.assertFalse(self.pcap(daemon, running).nanoseconds)
+            self.assertEqual(self.pcap(daemon, later).nanoseconds, fine)
+            daemon.stop()
+
     def test_directory(self) -> None:
         """
         What ends after the change goes to the new directory, also what had begun

@@ -306,6 +306,14 @@ class StartErrorTests(_RefusalTestCase):
         self.assertIn("[http] host, port: ", message)
         self.assertIn(f"127.0.0.1 port {port}: ", message)
 
+    def test_precision(self) -> None:
+        """
+        An engine that has no nanoseconds.
+        """
+        capture = {"engine": "pcapy", "precision": "nano"}
+        (message,) = self.refusal(Daemon(self, capture=capture))
+        self.assertIn('[capture] precision: "nano" is not to be had', message)
+
     def test_detached(self) -> None:
         """
         Without C{--nodaemon} the command that starts it says so, too, ends with

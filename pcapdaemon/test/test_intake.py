@@ -340,6 +340,7 @@ class AcceptTests(_Tests):
         [id] = self.take(
             alias=["main"],
             bpf="udp",
+            direction="in",
             snap=64,
             packets=5,
             bytes=1000,
@@ -362,6 +363,7 @@ class AcceptTests(_Tests):
             "interface": "eth0",
             "alias": "main",
             "filter": "udp",
+            "direction": "in",
             "snaplength": 64,
             "limits": {
                 "packets": 5,

@@ -127,6 +127,7 @@ class MakePlanTests(SynchronousTestCase):
                 device="eth0",
                 alias="public",
                 filter="(tcp) and ip",
+                direction="both",
                 snaplength=500,
                 packets=50000,
                 size=100000000,
@@ -142,8 +143,16 @@ class MakePlanTests(SynchronousTestCase):
         What the request says is taken.
         """
         made = plan(
-            CaptureRequest(snaplength=64, packets=1, size=2, timeout=0.5, duration=1.5)
+            CaptureRequest(
+                direction="out",
+                snaplength=64,
+                packets=1,
+                size=2,
+                timeout=0.5,
+                duration=1.5,
+            )
         )
+        self.assertEqual(made.direction, "out")
         self.assertEqual(
             (made.snaplength, made.packets, made.size, made.timeout, made.duration),
             (64, 1, 2, 0.5, 1.5),

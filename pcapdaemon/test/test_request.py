@@ -26,6 +26,7 @@ COMPLETE: dict[str, Any] = {
     "tags": "blah,tagme,stuff",
     "bpf": "dst host 10.0.0.1",
     "customer": "importantcustomer",
+    "direction": "out",
     "snap": 1500,
     "packets": 50,
     "alertid": 655443,
@@ -309,6 +310,7 @@ class ParseTests(SynchronousTestCase):
                 interfaces=("bond1", "bond2"),
                 aliases=(),
                 filter="dst host 10.0.0.1",
+                direction="out",
                 snaplength=1500,
                 packets=50,
                 size=1000,
@@ -451,6 +453,10 @@ class ParseTests(SynchronousTestCase):
         """
         A refusal names key, value and bound.
         """
+        self.assertEqual(
+            self.refused("direction", "inbound"),
+            "direction is 'inbound'; allowed is 'in', 'out' or 'both'",
+        )
         self.assertEqual(
             self.refused("snap", 262145),
             "snap is 262145; allowed is an integer, 1 to 262144",
