@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -44,6 +44,9 @@ from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
 from pcapdaemon.progress import Progress
 from pcapdaemon.spool import Spool
+
+if TYPE_CHECKING:
+    from pcapdaemon.metrics import Metrics
 
 #: Descriptors that a running capture may need (its socket, a second one for it,
 #: the recording, the dumper, a sink's reader), and those of everything else.
@@ -199,6 +202,7 @@ class CaptureDaemon(Service):
             self.history,
             self.progress,
             self.health,
+            lambda: self.metrics,
             self._in,
         )
         #: What runs of L{PARTS}.
@@ -405,10 +409,31 @@ class CaptureDaemon(Service):
             (s for s in services if isinstance(s, Spool)), None
         )
         if spool is not None:
+            # One spool may take the place of another; what is counted goes on.
+            spool.retries = self._delivery.retries
             spool.sinks = sinks
         self.intake.examine = [sink.examine for sink in sinks]
 
     # What others want to know.
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """
+        The figures for Prometheus. Whoever asks first makes them, and what
+        happened before is not in all of them.
+        """
+        from pcapdaemon.metrics import Metrics  # which takes its time
+
+        metrics = Metrics(
+            self._reactor.seconds,
+            self._system.name,
+            self.intake,
+            self._captures,
+            self._delivery,
+            self._parts.values,
+        )
+        self.events.add(metrics)
+        return metrics
 
     def health(self) -> dict[str, Any]:
         """

@@ -7,6 +7,7 @@ spool, or lost.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,7 @@ class Delivery:
         sink that then has the name.
     @ivar spool: Takes what a sink does not; L{None} for none, and then it is
         lost.
+    @ivar retries: How many attempts were not the first one, by sink.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class Delivery:
         """
         self.sinks = sinks
         self.spool = spool
+        self.retries: Counter[str] = Counter()
         self._events = events
         self._clock = clock
         self._jitter = jitter
@@ -263,6 +266,8 @@ class Delivery:
         return self._deadline is not None and self.spool is not None
 
     async def _attempt(self, job: _Job, sink: ISink) -> str | StoreError:
+        if job.attempts:
+            self.retries[job.sink] += 1
         job.attempts += 1
         job.waiting = stored = Deferred.fromCoroutine(attempt(sink, job.recording))
         job.attempting = True

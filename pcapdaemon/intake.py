@@ -5,6 +5,7 @@ From a message to captures that have been let in, or to a refusal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,9 @@ class Intake:
 
     @ivar rules: May be replaced at any time; requests under way go by those
         that they began with.
+    @ivar taken: How many messages were taken, by bus.
+    @ivar foreign: How many were for other nodes, by bus. Of what was refused
+        there are events.
     """
 
     _log = Logger()
@@ -114,6 +118,8 @@ class Intake:
         self._events = events
         self._clock = clock
         self._identify = identify
+        self.taken: Counter[str] = Counter()
+        self.foreign: Counter[str] = Counter()
         #: What sinks have to say of a request.
         self.examine: Sequence[Callable[[CaptureRequest], object]] = ()
         #: When a trigger was last honoured, and by which capture, oldest first.
@@ -136,6 +142,7 @@ class Intake:
                         bus=bus,
                         wanted=show(fields.get("node", fields.get("nodere"))),
                     )
+                self.foreign[bus] += 1
                 return succeed(_FOREIGN)
             name = cancelled(fields)
             if name is not None:
@@ -158,7 +165,9 @@ class Intake:
         """
         ids = self._captures.cancelNamed(name)
         if not ids:
+            self.foreign[bus] += 1
             return _FOREIGN
+        self.taken[bus] += 1
         self._log.info("{bus}: {ids} cancelled", bus=bus, ids=", ".join(ids))
         return Answer(Verdict.TAKEN, ids)
 
@@ -252,6 +261,7 @@ class Intake:
                 missing=[show(name)[1:-1] for name in missing[:_NAMES]],
             )
             self._captures.start(plan, target.linkType)
+        self.taken[bus] += 1
         return Answer(Verdict.TAKEN, tuple(plan.id for plan in plans))
 
     def _targets(

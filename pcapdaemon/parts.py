@@ -9,7 +9,7 @@ imported only where a section is on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -25,6 +25,9 @@ from pcapdaemon.progress import Progress
 from pcapdaemon.sinks.local import LocalSink
 from pcapdaemon.spool import Spool
 
+if TYPE_CHECKING:
+    from pcapdaemon.metrics import Metrics
+
 
 @attrs.frozen
 class House:
@@ -38,6 +41,7 @@ class House:
     @ivar history: The captures.
     @ivar progress: Where somebody says that C{progress} is wanted.
     @ivar health: The state of the daemon.
+    @ivar metrics: Its figures; they count from the first call on.
     @ivar threads: The name of a pool to what calls a function in it.
     """
 
@@ -48,6 +52,7 @@ class House:
     history: ICaptureControl
     progress: Progress
     health: Callable[[], dict[str, Any]]
+    metrics: Callable[[], Metrics]
     threads: Callable[[str], Callable[..., Deferred[Any]]]
 
 
@@ -126,7 +131,12 @@ def _http(settings: Settings, house: House) -> Service | None:
         return None
     from pcapdaemon.listeners.http import HttpListener, Served
 
-    served = Served(house.intake, house.history, house.health)
+    served = Served(
+        house.intake,
+        house.history,
+        house.health,
+        exposition=house.metrics().exposition,
+    )
     return HttpListener(house.reactor, http.host, http.port, http.token, served)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -99,6 +100,8 @@ class Spool(Service):
 
     @ivar maxsize: The most bytes of all recordings; more are refused.
     @ivar maxage: Seconds after which a recording is dropped.
+    @ivar retries: How many attempts were made, by sink: none of them is the
+        recording's first.
     """
 
     _log = Logger()
@@ -122,6 +125,7 @@ class Spool(Service):
         """
         self.maxsize = maxsize
         self.maxage = maxage
+        self.retries: Counter[str] = Counter()
         self._files = SpoolFiles(directory)
         self._events = events
         self._work = work
@@ -346,6 +350,7 @@ class Spool(Service):
             return
         if not self.running:
             return
+        self.retries[queue.sink] += 1
         queue.attempt = Deferred.fromCoroutine(attempt(sink, entry.recording))
         try:
             url = await queue.attempt

@@ -19,6 +19,9 @@ class RingBudget:
     Every capture is granted L{LEAST_RING} beforehand; of what is left above
     that, each takes an eighth, so that the first ones get large rings and no
     later one finds nothing.
+
+    @ivar total: The bytes there are.
+    @ivar used: The bytes of the rings that are out.
     """
 
     def __init__(self, total: int, most: int, captures: int) -> None:
@@ -27,6 +30,7 @@ class RingBudget:
         @param most: Bytes that one ring may have.
         @param captures: How many captures there may be at once.
         """
+        self.used = 0
         self._taken = 0
         self.resize(total, most, captures)
 
@@ -35,6 +39,7 @@ class RingBudget:
         Deal out by other figures from now on. Rings that are out stay as they
         are.
         """
+        self.total = total
         self._extra = total - captures * LEAST_RING
         self._most = most
 
@@ -45,6 +50,7 @@ class RingBudget:
         share = (self._extra - self._taken) // 8 // BLOCK * BLOCK
         extra = max(0, min(self._most - LEAST_RING, share))
         self._taken += extra
+        self.used += LEAST_RING + extra
         return LEAST_RING + extra
 
     def give(self, ring: int) -> None:
@@ -52,6 +58,7 @@ class RingBudget:
         @param ring: What L{take} returned.
         """
         self._taken -= ring - LEAST_RING
+        self.used -= ring
 
 
 class MemoryBudget:

@@ -74,6 +74,7 @@ class CaptureService(Service):
     Runs captures.
 
     @ivar memory: The budget that recordings count against until released.
+    @ivar rings: The budget that kernel rings come from.
     """
 
     _log = Logger()
@@ -110,7 +111,7 @@ class CaptureService(Service):
         self._deliver = deliver
         self._clock = clock
         self._capacity = capacity
-        self._rings = RingBudget(
+        self.rings = RingBudget(
             capacity.totalbuffer, capacity.buffersize, capacity.captures
         )
         self.memory = MemoryBudget(capacity.memory)
@@ -126,7 +127,7 @@ class CaptureService(Service):
         Go by other figures from now on; what runs is not touched.
         """
         self._capacity = capacity
-        self._rings.resize(capacity.totalbuffer, capacity.buffersize, capacity.captures)
+        self.rings.resize(capacity.totalbuffer, capacity.buffersize, capacity.captures)
         self.memory.total = capacity.memory
 
     # Admission.
@@ -176,6 +177,16 @@ class CaptureService(Service):
         d.addBoth(lambda _: self._busy.discard(d))
 
     # What others see and do.
+
+    @property
+    def active(self) -> int:
+        """How many captures run; those that are being opened are among them."""
+        return len(self._running)
+
+    @property
+    def most(self) -> int:
+        """How many captures there may be at once."""
+        return self._capacity.captures
 
     def cancel(self, id: str) -> bool:
         """
@@ -276,7 +287,7 @@ class CaptureService(Service):
 
     async def _run(self, running: _Running) -> None:
         plan = running.plan
-        ring = self._rings.take()
+        ring = self.rings.take()
         handle: ICaptureHandle | None = None
         recording: Recording | None = None
         try:
@@ -391,7 +402,7 @@ class CaptureService(Service):
             )
 
         def released(_: object) -> None:
-            self._rings.give(ring)
+            self.rings.give(ring)
             self._handles -= 1
 
         return closed.addCallback(released)

@@ -11,15 +11,19 @@ from unittest import SkipTest
 
 import attrs
 import toml
+import yaml
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon import request
-from pcapdaemon.config import SECTIONS, InterfaceSettings
+from pcapdaemon.config import SECTIONS, InterfaceSettings, Settings
+from pcapdaemon.daemon import CaptureDaemon
 from pcapdaemon.events import CATALOGUE, COMMON
 from pcapdaemon.interfaces import Reason, Stop
 from pcapdaemon.listeners.http.reply import STATUSES
 from pcapdaemon.tap import Options
+from pcapdaemon.testing import MemoryCaptureSystem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -166,6 +170,43 @@ class EventTests(SynchronousTestCase):
             if heading != "Events"
         }
         self.assertEqual({"Every event": COMMON, **CATALOGUE}, found)
+
+
+class MetricsTests(SynchronousTestCase):
+    """
+    C{docs/metrics.rst}, and the rules that go by it.
+    """
+
+    def setUp(self) -> None:
+        system = MemoryCaptureSystem()
+        daemon = CaptureDaemon(MemoryReactorClock(), Settings(), system)
+        self.metrics = {
+            metric.name + "_total" * (metric.type == "counter"): metric
+            for metric in daemon.metrics.registry.collect()
+            if metric.name.startswith("pcapdaemon_")
+        }
+
+    def test_metrics(self) -> None:
+        """
+        Every metric, and no other, stands there; histograms are called that.
+        """
+        found = rows(Page("docs/metrics.rst").sections()["What there is"])
+        self.assertEqual(set(self.metrics), {name for name, *_ in found})
+        histograms = {n for n, each in self.metrics.items() if each.type == "histogram"}
+        self.assertEqual(
+            histograms, {n for n, _, text in found if text.startswith("Histogram: ")}
+        )
+
+    def test_rules(self) -> None:
+        """
+        The alerts are about metrics that there are.
+        """
+        text = Page("etc/prometheus-rules.yml").text
+        [group] = yaml.safe_load(text)["groups"]
+        expressions = [rule["expr"] for rule in group["rules"]]
+        names = set(re.findall(r"pcapdaemon_\w+", " ".join(expressions)))
+        self.assertEqual(names - set(self.metrics), set())
+        self.assertGreater(len(names), 5)
 
 
 class RequestTests(SynchronousTestCase):

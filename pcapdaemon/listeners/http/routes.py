@@ -24,7 +24,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver
-from pcapdaemon.listeners.http.reply import Reply, problem, replyTo
+from pcapdaemon.listeners.http.reply import Content, Reply, problem, replyTo
 from pcapdaemon.listeners.http.site import ApiRequest
 
 
@@ -37,11 +37,14 @@ class Served:
     @ivar control: Who knows the captures.
     @ivar health: Says how the daemon is: C{status} is C{"ok"} or C{"degraded"}.
         Anybody may read it.
+    @ivar exposition: From what a client accepts to all metrics and their content
+        type; L{None} where there are none.
     """
 
     receiver: IMessageReceiver
     control: ICaptureControl
     health: Callable[[], dict[str, Any]]
+    exposition: Callable[[str], tuple[bytes, str]] | None = None
 
 
 class ApiResource(Resource):
@@ -209,6 +212,22 @@ class Capture(ApiResource):
         )
 
 
+class Metrics(ApiResource):
+    """
+    C{/metrics}: what Prometheus wants to know.
+    """
+
+    def __init__(self, exposition: Callable[[str], tuple[bytes, str]]) -> None:
+        super().__init__()
+        self._exposition = exposition
+
+    def render_GET(self, request: ApiRequest) -> Content:
+        """
+        All of it, as it is now.
+        """
+        return Content(*self._exposition(request.getHeader("Accept") or ""))
+
+
 def makeRoot(served: Served) -> Resource:
     """
     All that the listener serves.
@@ -216,4 +235,6 @@ def makeRoot(served: Served) -> Resource:
     root = ApiResource()
     root.putChild(b"captures", Captures(served.receiver, served.control))
     root.putChild(b"healthz", Health(served.health))
+    if served.exposition is not None:
+        root.putChild(b"metrics", Metrics(served.exposition))
     return root
