@@ -449,7 +449,7 @@ class CaptureDaemon(Service):
             "status": "ok" if all(listeners.values()) else "degraded",
             "version": __version__,
             "node": self.node,
-            "running": len(self._captures.progress()),
+            "running": self._captures.active,
             "memory": {"used": memory.used, "total": memory.total},
             "listeners": listeners,
             "spool": spool.waiting if (spool := self._delivery.spool) else {},

@@ -5,7 +5,7 @@ From a message to captures that have been let in, or to a refusal.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,7 +119,7 @@ class Intake:
         self._clock = clock
         self._identify = identify
         self.taken: Counter[str] = Counter()
-        self.foreign: Counter[str] = Counter()
+        self.foreign: defaultdict[str, int] = defaultdict(int)
         #: What sinks have to say of a request.
         self.examine: Sequence[Callable[[CaptureRequest], object]] = ()
         #: When a trigger was last honoured, and by which capture, oldest first.
