@@ -28,6 +28,7 @@ from pcapdaemon.capture.filters import FilterChecker
 from pcapdaemon.capture.packetlog import PacketLog
 from pcapdaemon.capture.service import Capacity, CaptureService
 from pcapdaemon.config import Settings
+from pcapdaemon.config.triggers import makeAll
 from pcapdaemon.delivery import Delivery
 from pcapdaemon.events import Events, LogObserver
 from pcapdaemon.history import History
@@ -44,6 +45,7 @@ from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
 from pcapdaemon.progress import Progress
 from pcapdaemon.spool import Spool
+from pcapdaemon.triggers.service import Triggers
 
 if TYPE_CHECKING:
     from pcapdaemon.metrics import Metrics
@@ -194,6 +196,7 @@ class CaptureDaemon(Service):
         self.history = History(self._captures, settings.capture.keep)
         self.events.add(self.history)
         self.events.add(LogObserver())
+        self._triggers = Triggers(self.intake, self.intake.refuse, clock)
         self._house = House(
             reactor,
             self.node,
@@ -203,6 +206,7 @@ class CaptureDaemon(Service):
             self.progress,
             self.health,
             lambda: self.metrics,
+            self._triggers,
             self._in,
         )
         #: What runs of L{PARTS}.
@@ -385,6 +389,7 @@ class CaptureDaemon(Service):
 
     def _configure(self, settings: Settings) -> None:
         self.settings = settings
+        self._triggers.configure(makeAll(settings.triggers))
         self.intake.rules = rules(settings)
         self._captures.configure(self._affordable(capacity(settings)))
         self.history.keep = settings.capture.keep

@@ -149,7 +149,7 @@ class Intake:
                 return succeed(self._cancel(name, bus))
             request = parse(fields)
         except Refused as refused:
-            return succeed(self._refuse(refused, fields, bus))
+            return succeed(self.refuse(refused, fields, bus))
         if request.logrequest or self.rules.logrequests:
             self._log.info(
                 "{bus}: request {request}",
@@ -173,20 +173,20 @@ class Intake:
 
     def oversized(self, size: int, bus: str) -> Answer:
         detail = f"the message has {size} bytes; allowed are {self.rules.maxmessage}"
-        return self._refuse(Refused(Reason.TOO_LARGE, detail), {}, bus)
+        return self.refuse(Refused(Reason.TOO_LARGE, detail), {}, bus)
 
     def unauthorized(self, bus: str) -> Answer:
         refused = Refused(Reason.UNAUTHORIZED, "no or a wrong bearer token")
-        return self._refuse(refused, {}, bus)
+        return self.refuse(refused, {}, bus)
 
     def _failed(self, failure: Any, fields: Mapping[str, Any], bus: str) -> Answer:
         if failure.check(Refused):
-            return self._refuse(failure.value, fields, bus)
+            return self.refuse(failure.value, fields, bus)
         # Ours, not the sender's; but a message must always have an answer.
         self._log.failure("{bus}: a request failed", failure=failure, bus=bus)
-        return self._refuse(Refused(Reason.BUSY, "internal error"), fields, bus)
+        return self.refuse(Refused(Reason.BUSY, "internal error"), fields, bus)
 
-    def _refuse(self, refused: Refused, fields: Mapping[str, Any], bus: str) -> Answer:
+    def refuse(self, refused: Refused, fields: Mapping[str, Any], bus: str) -> Answer:
         about = {}
         for key in fields.keys() & set(ABOUT):
             try:

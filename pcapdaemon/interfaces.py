@@ -162,6 +162,49 @@ class IMessageReceiver(Interface):
     maxmessage: int = Attribute("The most bytes that a message may have.")
 
 
+@attrs.frozen
+class Outcome:
+    """
+    What became of one alert.
+
+    @ivar fingerprint: Which alert it is.
+    @ivar outcome: C{taken}, C{refused}, C{not-ours} or C{skipped}.
+    @ivar ids: With C{taken}, the identifiers of the captures.
+    @ivar reason: With C{refused}, one of the words of L{Reason}; with C{skipped},
+        C{status}, C{match}, C{cooldown} or C{most}: what kept it from becoming a
+        request.
+    @ivar detail: The same as a sentence.
+    """
+
+    fingerprint: str
+    outcome: str
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+
+
+class ITriggers(Interface):
+    """
+    What alerts of other programs are handed to.
+    """
+
+    def names() -> tuple[str, ...]:
+        """
+        The triggers that there are.
+        """
+
+    def notify(name: str, message: bytes) -> Deferred[list[Outcome]]:
+        """
+        Take one notification, whatever is in it.
+
+        @param name: One of L{names}.
+        @param message: The bytes as they came.
+        @return: A Deferred of what became of each alert in it, in their order. It
+            fails with L{Refused} where it is no notification; that has then been
+            told as an event.
+        """
+
+
 class IListener(Interface):
     """
     A bus or server that requests come by. It is also an C{IService}: it

@@ -47,7 +47,7 @@ Values = Mapping[tuple[str, ...], float]
 
 #: The values of labels; whatever else there is, in a program that embeds the
 #: daemon for instance, counts as C{other}.
-BUSES = ("http", "redis", "kafka", "sqs")
+BUSES = ("http", "redis", "kafka", "sqs", "trigger")
 SINKS = ("local", "cloudshark", "s3")
 REASONS = tuple(value for name, value in vars(Reason).items() if name.isupper())
 STOPS = tuple(value for name, value in vars(Stop).items() if name.isupper())

@@ -19,7 +19,12 @@ from twisted.logger import globalLogPublisher
 
 from pcapdaemon.config import Settings
 from pcapdaemon.events import Events
-from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, StartError
+from pcapdaemon.interfaces import (
+    ICaptureControl,
+    IMessageReceiver,
+    ITriggers,
+    StartError,
+)
 from pcapdaemon.log import SyslogObserver, SyslogService
 from pcapdaemon.progress import Progress
 from pcapdaemon.sinks.local import LocalSink
@@ -42,6 +47,7 @@ class House:
     @ivar progress: Where somebody says that C{progress} is wanted.
     @ivar health: The state of the daemon.
     @ivar metrics: Its figures; they count from the first call on.
+    @ivar triggers: What alerts are handed to.
     @ivar threads: The name of a pool to what calls a function in it.
     """
 
@@ -53,6 +59,7 @@ class House:
     progress: Progress
     health: Callable[[], dict[str, Any]]
     metrics: Callable[[], Metrics]
+    triggers: ITriggers
     threads: Callable[[str], Callable[..., Deferred[Any]]]
 
 
@@ -136,6 +143,7 @@ def _http(settings: Settings, house: House) -> Service | None:
         house.history,
         house.health,
         exposition=house.metrics().exposition,
+        triggers=house.triggers,
     )
     return HttpListener(house.reactor, http.host, http.port, http.token, served)
 

@@ -308,6 +308,9 @@ _RULES: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "encryption": ("encryption", _switch),
 }
 
+#: The keys of a request.
+KEYS = tuple(_RULES)
+
 
 def _exactlyOne(fields: Mapping[str, Any], one: str, other: str) -> None:
     if (one in fields) == (other in fields):

@@ -14,6 +14,7 @@ from pcapdaemon.config.reading import load, parse
 from pcapdaemon.config.sections import (
     OPTIONS,
     SECTIONS,
+    TABLES,
     CaptureSettings,
     EventsSettings,
     GeneralSettings,
@@ -22,10 +23,12 @@ from pcapdaemon.config.sections import (
     SyslogSettings,
 )
 from pcapdaemon.config.sinks import CloudsharkSettings, S3Settings, SpoolSettings
+from pcapdaemon.config.triggers import TriggerSettings
 
 __all__ = [
     "OPTIONS",
     "SECTIONS",
+    "TABLES",
     "CaptureSettings",
     "CloudsharkSettings",
     "EventsSettings",
@@ -40,6 +43,7 @@ __all__ = [
     "SpoolSettings",
     "SqsSettings",
     "SyslogSettings",
+    "TriggerSettings",
     "load",
     "parse",
 ]

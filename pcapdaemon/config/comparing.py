@@ -147,6 +147,13 @@ def compare(found: Mistakes, settings: Settings) -> None:
             [("http", "host"), ("http", "token")],
             "must be a loopback address, or token must be given",
         )
+    if settings.triggers and not http.listen and ("http", "listen") not in found.wrong:
+        found.mistake(
+            "[[trigger]]",
+            "name",
+            "needs [http] listen = true",
+            settings.triggers[0].name,
+        )
     if redis.username and not redis.auth:
         found.conflict(
             settings,

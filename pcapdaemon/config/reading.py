@@ -20,9 +20,11 @@ from pcapdaemon.config.document import tables as parseTables
 from pcapdaemon.config.rules import Rule
 from pcapdaemon.config.sections import (
     SECTIONS,
-    InterfaceSettings,
+    TABLES,
     Settings,
 )
+from pcapdaemon.config.triggers import TriggerSettings
+from pcapdaemon.config.triggers import make as makeTrigger
 
 #: What holds where no file is named.
 _WITHOUT_FILE: dict[str, Any] = {
@@ -118,11 +120,11 @@ class _Reader(Mistakes):
         """
         values: dict[str, Any] = {}
         for name, table in tables.items():
-            if name == "interface":
-                values["interfaces"] = self.interfaces(table)
+            if name in TABLES:
+                values[f"{name}s"] = self.several(TABLES[name], name, table)
             elif name not in SECTIONS:
                 what = "section" if isinstance(table, (dict, list)) else "key"
-                said = _suggest(name, [*SECTIONS, "interface"])
+                said = _suggest(name, [*SECTIONS, *TABLES])
                 self.mistakes.append(
                     f"{self.source}: {show(name)}: unknown {what}; {said}"
                 )
@@ -162,28 +164,40 @@ class _Reader(Mistakes):
                 self.mistake(section, key, f"must be {rule.allowed}", *shown)
         return kind(**values)
 
-    def interfaces(self, tables: Any) -> tuple[InterfaceSettings, ...]:
+    def several(self, kind: type[Any], name: str, tables: Any) -> tuple[Any, ...]:
         """
-        Read every C{[[interface]]}.
+        Read every C{[[interface]]} or the like.
+
+        @param kind: The class of its settings, which have a C{name} each.
         """
         if not isinstance(tables, list) or not all(
             isinstance(table, dict) for table in tables
         ):
-            self.mistakes.append(
-                f"{self.source}: interface: must be written [[interface]]"
-            )
+            self.mistakes.append(f"{self.source}: {name}: must be written [[{name}]]")
             return ()
-        interfaces: list[InterfaceSettings] = []
+        found: list[Any] = []
         for number, table in enumerate(tables, 1):
-            heading = f"[[interface]] number {number}:"
-            interface = self.section(InterfaceSettings, heading, table)
+            heading = f"[[{name}]] number {number}:"
+            one = self.section(kind, heading, table)
             if "name" not in table:
                 self.mistake(heading, "name", "must be given")
-            elif interface.name and interface.name in [
-                other.name for other in interfaces
-            ]:
-                self.mistake(
-                    heading, "name", "stands in another [[interface]]", interface.name
-                )
-            interfaces.append(interface)
-        return tuple(interfaces)
+            elif one.name and one.name in [other.name for other in found]:
+                self.mistake(heading, "name", f"stands in another [[{name}]]", one.name)
+            if kind is TriggerSettings:
+                self.tryTrigger(heading, one, table)
+            found.append(one)
+        return tuple(found)
+
+    def tryTrigger(
+        self, heading: str, trigger: TriggerSettings, table: Mapping[str, Any]
+    ) -> None:
+        """
+        Make what a C{[[trigger]]} is about, to see whether that can be done.
+        """
+        if "request" not in table:
+            self.mistake(heading, "request", "must be given, as [trigger.request]")
+        if not trigger.request:
+            return
+        _, mistakes = makeTrigger(trigger)
+        for mistake in mistakes:
+            self.mistake(heading, mistake.key, mistake.said, *mistake.value)

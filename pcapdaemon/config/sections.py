@@ -31,6 +31,7 @@ from pcapdaemon.config.rules import (
     texts,
 )
 from pcapdaemon.config.sinks import CloudsharkSettings, S3Settings, SpoolSettings
+from pcapdaemon.config.triggers import TriggerSettings
 
 
 @attrs.frozen
@@ -155,6 +156,7 @@ class Settings:
 
     @ivar syslog: L{None} where the log does not go to the system log.
     @ivar interfaces: Every C{[[interface]]}.
+    @ivar triggers: Every C{[[trigger]]}.
     """
 
     general: GeneralSettings = attrs.Factory(GeneralSettings)
@@ -169,6 +171,7 @@ class Settings:
     spool: SpoolSettings = attrs.Factory(SpoolSettings)
     syslog: SyslogSettings | None = None
     interfaces: tuple[InterfaceSettings, ...] = ()
+    triggers: tuple[TriggerSettings, ...] = ()
 
 
 #: The sections that stand once.
@@ -185,6 +188,9 @@ SECTIONS = {
     "spool": SpoolSettings,
     "syslog": SyslogSettings,
 }
+
+#: Those that may stand any number of times.
+TABLES = {"interface": InterfaceSettings, "trigger": TriggerSettings}
 
 #: The options of the command line: what each one sets.
 OPTIONS = {

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pcapdaemon.config import (
     OPTIONS,
     SECTIONS,
+    TABLES,
     ConfigError,
     GeneralSettings,
     HttpSettings,
@@ -254,7 +255,7 @@ class ValueTests(Mistakes):
             ),
             [
                 'FILE: "prot": unknown key; known are '
-                + ", ".join([*SECTIONS, "interface"]),
+                + ", ".join([*SECTIONS, *TABLES]),
                 'FILE: [redis] "prot": unknown key; did you mean port?',
                 'FILE: "htpp": unknown section; did you mean http?',
                 'FILE: [syslog] "zzz": unknown key; known are priority, tag',

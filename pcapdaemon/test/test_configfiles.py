@@ -20,6 +20,7 @@ from pcapdaemon.config import (
     SECTIONS,
     ConfigError,
     InterfaceSettings,
+    TriggerSettings,
     load,
     parse,
 )
@@ -280,6 +281,8 @@ class SampleTests(Mistakes):
         The full sample has all keys and no other.
         """
         tables = tomllib.loads(sample("pcapdaemon.toml"))
+        [trigger] = tables.pop("trigger")
+        self.assertEqual(set(trigger), {f.name for f in attrs.fields(TriggerSettings)})
         aliases = tables.pop("interface")
         self.assertEqual([set(table) for table in aliases], [{"name", "alias"}] * 2)
         self.assertEqual(

@@ -17,7 +17,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon import request
-from pcapdaemon.config import SECTIONS, InterfaceSettings, Settings
+from pcapdaemon.config import SECTIONS, TABLES, Settings
 from pcapdaemon.daemon import CaptureDaemon
 from pcapdaemon.events import CATALOGUE, COMMON
 from pcapdaemon.interfaces import Reason, Stop
@@ -81,6 +81,7 @@ PAGES = {
     "cloudshark": "sinks/cloudshark",
     "s3": "sinks/s3",
     "spool": "delivery",
+    "trigger": "triggers",
 }
 
 
@@ -101,7 +102,7 @@ class ConfigurationTests(SynchronousTestCase):
             ]
             for name, heading, settings in [
                 *((name, f"[{name}]", section) for name, section in SECTIONS.items()),
-                ("interface", "[[interface]]", InterfaceSettings),
+                *((name, f"[[{name}]]", table) for name, table in TABLES.items()),
             ]
         }
         found = {
@@ -126,7 +127,7 @@ class ConfigurationTests(SynchronousTestCase):
         """
         text = Page("README.rst").text
         found = set(re.findall(r"^``\[+(\w+)\]+`` ", text, flags=re.M))
-        self.assertEqual({*SECTIONS, "interface"}, found)
+        self.assertEqual({*SECTIONS, *TABLES}, found)
 
 
 class OptionTests(SynchronousTestCase):

@@ -216,7 +216,7 @@ class EventTests(_Tests):
     def test_known(self) -> None:
         """Every listener and sink has a label of its own."""
         buses = (HttpListener, RedisListener, KafkaListener, SqsListener)
-        self.assertEqual(BUSES, tuple(each.name for each in buses))
+        self.assertEqual(BUSES, (*(each.name for each in buses), "trigger"))
         sinks = (LocalSink, CloudsharkSink, S3Sink)
         self.assertEqual(SINKS, tuple(each.name for each in sinks))
 

@@ -23,7 +23,7 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver
+from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, ITriggers
 from pcapdaemon.listeners.http.reply import Content, Reply, problem, replyTo
 from pcapdaemon.listeners.http.site import ApiRequest
 
@@ -39,12 +39,14 @@ class Served:
         Anybody may read it.
     @ivar exposition: From what a client accepts to all metrics and their content
         type; L{None} where there are none.
+    @ivar triggers: Who takes alerts; L{None} where nobody does.
     """
 
     receiver: IMessageReceiver
     control: ICaptureControl
     health: Callable[[], dict[str, Any]]
     exposition: Callable[[str], tuple[bytes, str]] | None = None
+    triggers: ITriggers | None = None
 
 
 class ApiResource(Resource):
@@ -237,4 +239,9 @@ def makeRoot(served: Served) -> Resource:
     root.putChild(b"healthz", Health(served.health))
     if served.exposition is not None:
         root.putChild(b"metrics", Metrics(served.exposition))
+    if served.triggers is not None:
+        # A module that builds on this one.
+        from pcapdaemon.listeners.http.triggers import Triggers
+
+        root.putChild(b"triggers", Triggers(served.triggers, served.receiver))
     return root

@@ -1,0 +1,4 @@
+# See LICENSE for details.
+"""
+Alerts of other programs become requests, by templates of the configuration.
+"""
