@@ -26,6 +26,7 @@ from pcapdaemon.capture.capture import Threads
 from pcapdaemon.capture.engines import NANO, makeSystem
 from pcapdaemon.capture.filters import FilterChecker
 from pcapdaemon.capture.packetlog import PacketLog
+from pcapdaemon.capture.recording import Recording
 from pcapdaemon.capture.service import Capacity, CaptureService
 from pcapdaemon.config import Settings
 from pcapdaemon.config.triggers import makeAll
@@ -41,6 +42,8 @@ from pcapdaemon.interfaces import (
     PrivilegeError,
     StartError,
 )
+from pcapdaemon.kept import Shelf
+from pcapdaemon.outcomes import Outcomes
 from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
 from pcapdaemon.progress import Progress
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 
 #: Descriptors that a running capture may need (its socket, a second one for it,
 #: the recording, the dumper, a sink's reader), and those of everything else.
-_PER_CAPTURE, _OTHERS = 5, 512
+_PER_CAPTURE, _OTHERS = 5, 768
 
 _PRIVILEGE = (
     "this process may not capture packets: it needs root or CAP_NET_RAW, for "
@@ -171,6 +174,8 @@ class CaptureDaemon(Service):
         self._checker = FilterChecker(reactor)
         self._packets = PacketLog(threads.work)
         self._delivery = Delivery((), self.events, reactor)
+        self._shelf = Shelf()
+        self._outcomes = Outcomes()
         self._captures = CaptureService(
             reactor,
             threads,
@@ -179,7 +184,7 @@ class CaptureDaemon(Service):
             self.events,
             capacity(settings),
             self._packets.examine,
-            self._delivery.deliver,
+            self._deliver,
             clock,
             lambda: [sink.name for sink in self._delivery.sinks],
         )
@@ -195,6 +200,7 @@ class CaptureDaemon(Service):
         )
         self.history = History(self._captures, settings.capture.keep)
         self.events.add(self.history)
+        self.events.add(self._outcomes)
         self.events.add(LogObserver())
         self._triggers = Triggers(self.intake, self.intake.refuse, clock)
         self._house = House(
@@ -203,6 +209,8 @@ class CaptureDaemon(Service):
             self.events,
             self.intake,
             self.history,
+            self._shelf,
+            self._devices,
             self.progress,
             self.health,
             lambda: self.metrics,
@@ -226,6 +234,15 @@ class CaptureDaemon(Service):
 
     def _in(self, name: str) -> Callable[..., Deferred[Any]]:
         return partial(deferToThreadPool, self._reactor, self._pools[name])
+
+    def _devices(self) -> Deferred[list[dict[str, Any]]]:
+        from pcapdaemon.capture.interfaces import describe
+
+        return self._in("names")(describe, self.intake.rules.aliases, self._system)
+
+    def _deliver(self, recording: Recording) -> Deferred[None]:
+        self._shelf.keep(recording)
+        return self._delivery.deliver(recording)
 
     def _names(self, host: str) -> Deferred[list[str]]:
         d = self._in("names")(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
@@ -304,6 +321,7 @@ class CaptureDaemon(Service):
         for service in (self._checker, *reversed(services.values())):
             if service not in listeners:
                 await maybeDeferred(service.stopService)
+        self._shelf.close()
         return True
 
     def _late(self, result: object, seconds: float) -> bool:
@@ -393,6 +411,7 @@ class CaptureDaemon(Service):
         self.intake.rules = rules(settings)
         self._captures.configure(self._affordable(capacity(settings)))
         self.history.keep = settings.capture.keep
+        self._shelf.budget = settings.http.files if settings.http.listen else 0
         self.progress.every = settings.events.progress
         self._packets.always = settings.general.packetdebug
         self._packets.panic = settings.general.panic
@@ -457,5 +476,6 @@ class CaptureDaemon(Service):
             "running": self._captures.active,
             "memory": {"used": memory.used, "total": memory.total},
             "listeners": listeners,
+            "sinks": self._outcomes.summary(sink.name for sink in self._delivery.sinks),
             "spool": spool.waiting if (spool := self._delivery.spool) else {},
         }

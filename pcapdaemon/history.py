@@ -27,16 +27,25 @@ class History:
 
     def __init__(self, captures: CaptureService, keep: int) -> None:
         """
-        @param keep: How many captures that are over are remembered.
+        @param keep: How many captures that are over are remembered, and how
+            many refusals.
         """
         self._captures = captures
         self.keep = keep
         self._summaries: dict[str, dict[str, Any]] = {}
         #: The captures that are over, in the order in which they ended.
         self._over: deque[str] = deque()
+        self._refusals: deque[Mapping[str, Any]] = deque()
 
     def observe(self, event: Mapping[str, Any]) -> None:
         kind, id = event["event"], event["id"]
+        if kind == "rejected":
+            self._refusals.append(event)
+            while len(self._refusals) > self.keep:
+                self._refusals.popleft()
+            return
+        if kind == "progress":
+            return  # the summary of a running capture has it anyway
         if kind == "accepted":
             self._summaries[id] = {"id": id, "state": kind}
         summary = self._summaries.get(id)
@@ -66,6 +75,9 @@ class History:
         if summary is None:
             return None
         return {**summary, **self._captures.progress().get(id, {})}
+
+    def refusals(self) -> list[Mapping[str, Any]]:
+        return list(self._refusals)
 
     def cancel(self, id: str) -> bool:
         return self._captures.cancel(id)

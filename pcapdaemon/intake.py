@@ -15,6 +15,7 @@ from zope.interface import implementer
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from pcapdaemon.capture.links import linkName
 from pcapdaemon.capture.service import CaptureService
 from pcapdaemon.events import ABOUT, Events
 from pcapdaemon.interfaces import (
@@ -29,6 +30,7 @@ from pcapdaemon.interfaces import (
 )
 from pcapdaemon.plan import Limits, check, makePlan, newId
 from pcapdaemon.request import (
+    ANY,
     CaptureRequest,
     cancelled,
     concerns,
@@ -39,6 +41,9 @@ from pcapdaemon.request import (
 
 #: The most names of what is not there that are told.
 _NAMES = 20
+
+#: The keys of a request that its filter is looked at with.
+_JUDGED = ("interface", "alias", "bpf", "snap")
 
 _FOREIGN = Answer(Verdict.NOT_OURS)
 
@@ -178,6 +183,52 @@ class Intake:
     def unauthorized(self, bus: str) -> Answer:
         refused = Refused(Reason.UNAUTHORIZED, "no or a wrong bearer token")
         return self.refuse(refused, {}, bus)
+
+    def judge(self, message: bytes) -> Deferred[dict[str, Any]]:
+        """
+        Look at the filter of a request that nobody has made yet. Nothing else
+        comes of it, not even an event.
+
+        @param message: A JSON object with C{interface} or C{alias} and, as in a
+            request, C{bpf} and C{snap}; other keys do not matter.
+        @return: A Deferred of a JSON object: C{bpf} as it came, C{seconds} that
+            the look took, C{links}: for each link type of the devices C{link},
+            C{linkname} and the C{filter} that would be set; C{missing}, the names
+            of what is not there, if anything is not; and C{site}, if there is a
+            filter that every capture is subject to, which C{filter} then
+            contains. It fails with L{Refused}.
+        """
+        return Deferred.fromCoroutine(self._judge(message))
+
+    async def _judge(self, message: bytes) -> dict[str, Any]:
+        rules = self.rules
+        fields = decode(message)
+        wanted = {key: fields[key] for key in _JUDGED if key in fields}
+        request = parse({"node": ANY, **wanted})
+        check(request, rules.limits)
+        targets, missing = self._targets(request, rules)
+        snaplength = request.snaplength or rules.limits.snaplength
+        began = self._clock()
+        links = [
+            {
+                "link": link,
+                "linkname": linkName(link),
+                "filter": await self._sound(
+                    request.filter, rules.filter, link, snaplength
+                ),
+            }
+            for link in sorted({target.linkType for target in targets})
+        ]
+        told: dict[str, Any] = {
+            "bpf": request.filter,
+            "seconds": round(max(0.0, self._clock() - began), 6),
+            "links": links,
+        }
+        if missing:
+            told["missing"] = [show(name)[1:-1] for name in missing[:_NAMES]]
+        if rules.filter:
+            told["site"] = rules.filter
+        return told
 
     def _failed(self, failure: Any, fields: Mapping[str, Any], bus: str) -> Answer:
         if failure.check(Refused):

@@ -478,6 +478,11 @@ class ICaptureControl(Interface):
         C{failed}) and those of the capture's events so far.
         """
 
+    def refusals() -> list[Mapping[str, Any]]:
+        """
+        The last C{rejected} events, newest last.
+        """
+
     def cancel(id: str) -> bool:
         """
         End a capture as C{cancelled}, keeping what it holds.

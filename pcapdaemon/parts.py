@@ -19,12 +19,9 @@ from twisted.logger import globalLogPublisher
 
 from pcapdaemon.config import Settings
 from pcapdaemon.events import Events
-from pcapdaemon.interfaces import (
-    ICaptureControl,
-    IMessageReceiver,
-    ITriggers,
-    StartError,
-)
+from pcapdaemon.intake import Intake
+from pcapdaemon.interfaces import ICaptureControl, ITriggers, StartError
+from pcapdaemon.kept import Shelf
 from pcapdaemon.log import SyslogObserver, SyslogService
 from pcapdaemon.progress import Progress
 from pcapdaemon.sinks.local import LocalSink
@@ -44,6 +41,8 @@ class House:
     @ivar events: What happens.
     @ivar intake: What listeners hand messages to.
     @ivar history: The captures.
+    @ivar shelf: The files of the last captures.
+    @ivar devices: Describes the devices of this machine.
     @ivar progress: Where somebody says that C{progress} is wanted.
     @ivar health: The state of the daemon.
     @ivar metrics: Its figures; they count from the first call on.
@@ -54,8 +53,10 @@ class House:
     reactor: Any
     node: str
     events: Events
-    intake: IMessageReceiver
+    intake: Intake
     history: ICaptureControl
+    shelf: Shelf
+    devices: Callable[[], Deferred[list[dict[str, Any]]]]
     progress: Progress
     health: Callable[[], dict[str, Any]]
     metrics: Callable[[], Metrics]
@@ -136,12 +137,16 @@ def _http(settings: Settings, house: House) -> Service | None:
     http = settings.http
     if not http.listen:
         return None
-    from pcapdaemon.listeners.http import HttpListener, Served
+    from pcapdaemon.listeners.http import Feed, HttpListener, Served
 
     served = Served(
         house.intake,
         house.history,
         house.health,
+        Feed(house.events, house.progress.watch, house.reactor),
+        house.shelf,
+        house.devices,
+        house.intake.judge,
         exposition=house.metrics().exposition,
         triggers=house.triggers,
     )
@@ -231,7 +236,8 @@ PARTS = {
     "local": Part(_local, lambda s: (s.general.writelocal, s.general.localdir)),
     "cloudshark": Part(_cloudshark, lambda s: s.cloudshark),
     "s3": Part(_s3, lambda s: s.s3),
-    "http": Part(_http, lambda s: s.http),
+    # The files that are kept outlive it.
+    "http": Part(_http, lambda s: attrs.evolve(s.http, files=0)),
     "redis": Part(_redis, lambda s: s.redis),
     "kafka": Part(_kafka, lambda s: s.kafka),
     "sqs": Part(_sqs, lambda s: s.sqs),

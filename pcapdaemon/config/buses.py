@@ -31,6 +31,7 @@ class HttpSettings:
     @ivar host: The address to bind.
     @ivar port: The port; 0 for any free one.
     @ivar token: The bearer token that is asked for; empty for none.
+    @ivar files: Bytes of memory for the files of the last captures; 0 for none.
     """
 
     listen: bool = key(False, FLAG)
@@ -41,6 +42,7 @@ class HttpSettings:
         text("at least 16 printable ASCII characters, no spaces", r"([!-~]{16,})?"),
         secret=True,
     )
+    files: int = key(0, integer(0))
 
 
 @attrs.frozen

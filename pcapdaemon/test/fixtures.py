@@ -5,11 +5,13 @@ The capture service among stand-ins, for tests that move it by hand.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from unittest import TestCase
 
 import attrs
 
@@ -66,7 +68,7 @@ def numbers(content: bytes) -> list[int]:
 
 
 def makeRecording(
-    case: SynchronousTestCase, id: str = "abc", content: bytes = b"pcap", **fields: Any
+    case: TestCase, id: str = "abc", content: bytes = b"pcap", **fields: Any
 ) -> Recording:
     """
     A finished recording with any content; C{fields} are those of its request.
@@ -75,8 +77,9 @@ def makeRecording(
     plan = makePlan(request, "eth0", "main", "", LIMITS, "web1", id, EPOCH)
     file = MemoryFile(plan.filename)
     os.pwrite(file.fileno(), content, 0)
+    size, sha256 = len(content), hashlib.sha256(content).hexdigest()
     recording = Recording(
-        plan, 1, EPOCH, EPOCH + 1, 1, len(content), Drops(), Stop.PACKETS, "", file
+        plan, 1, EPOCH, EPOCH + 1, 1, size, Drops(), Stop.PACKETS, sha256, file
     )
     case.addCleanup(recording.close)
     return recording

@@ -111,6 +111,22 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(self.history.summaries(), [])
         self.assertIsNone(self.history.summary("abc"))
 
+    def test_refusals(self) -> None:
+        """The last refusals are remembered, as the events they were."""
+        for number in range(3):
+            self.emit("rejected", f"abc{number}", bus="http", reason="busy")
+        refusals = self.history.refusals()
+        self.assertEqual([event["id"] for event in refusals], ["abc1", "abc2"])
+        self.assertEqual(refusals, self.bench.observed.events[1:])
+        json.dumps(refusals)
+
+    def test_progress(self) -> None:
+        """That a capture is watched does not change its state."""
+        id = self.accept()
+        self.emit("progress", id, packets=1, rate=1.0)
+        self.assertEqual(self.summary(id)["state"], "armed")
+        self.assertNotIn("rate", self.summary(id))
+
     def test_bounded(self) -> None:
         """Of those that are over the last ones are remembered."""
         for number in range(5):

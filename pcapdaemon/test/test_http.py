@@ -7,6 +7,7 @@ Tests for L{pcapdaemon.listeners.http}: what it answers, over a real port.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -25,6 +26,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
+from pcapdaemon.events import Events
 from pcapdaemon.interfaces import (
     Answer,
     ICaptureControl,
@@ -33,7 +35,8 @@ from pcapdaemon.interfaces import (
     Reason,
     Verdict,
 )
-from pcapdaemon.listeners.http import HttpListener, Served
+from pcapdaemon.kept import Shelf
+from pcapdaemon.listeners.http import Feed, HttpListener, Served
 
 JSON = {"Content-Type": ["application/json"]}
 TAKEN = Answer(Verdict.TAKEN, ("a1", "b2"))
@@ -103,6 +106,12 @@ class FakeControl:
         """
         return next((each for each in self.summaries() if each["id"] == id), None)
 
+    def refusals(self) -> list[Mapping[str, Any]]:
+        """
+        One.
+        """
+        return [{"event": "rejected", "reason": "busy"}]
+
     def cancel(self, id: str) -> bool:
         """
         End the running one.
@@ -111,6 +120,27 @@ class FakeControl:
         if running:
             self.states[id] = "completed"
         return running
+
+
+def makeServed(
+    receiver: FakeReceiver,
+    control: FakeControl,
+    health: Callable[[], dict[str, Any]] = lambda: {"status": "ok"},
+    clock: Any = reactor,
+    **others: Any,
+) -> Served:
+    """
+    What a listener serves.
+
+    @param others: What it serves beyond that; else nothing happens, nothing is
+        kept, there is no device, and every filter is good.
+    """
+    events = Events("node-a", clock.seconds)
+    others.setdefault("feed", Feed(events, lambda: lambda: None, clock))
+    others.setdefault("shelf", Shelf())
+    others.setdefault("devices", lambda: succeed([]))
+    others.setdefault("judge", lambda message: succeed({"bpf": ""}))
+    return Served(receiver, control, health, **others)
 
 
 @attrs.frozen
@@ -197,6 +227,12 @@ class ListenerTestCase(TestCase):
         self.listener.startService()
         self.addCleanup(self.listener.stopService)
 
+    def makeServed(self) -> Served:
+        """
+        What it serves.
+        """
+        return makeServed(self.receiver, self.control, lambda: self.health)
+
     def makeListener(self, port: int = 0) -> HttpListener:
         """
         Make one that is not started.
@@ -206,7 +242,7 @@ class ListenerTestCase(TestCase):
             "127.0.0.1",
             port,
             self.token,
-            Served(self.receiver, self.control, lambda: self.health),
+            self.makeServed(),
         )
 
     async def request(

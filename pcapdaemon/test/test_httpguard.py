@@ -10,9 +10,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pcapdaemon.listeners.http import HttpListener, Served
+from pcapdaemon.listeners.http import HttpListener
 from pcapdaemon.listeners.http.guard import Guard, isLoopback
-from pcapdaemon.test.test_http import FakeControl, FakeReceiver
+from pcapdaemon.test.test_http import FakeControl, FakeReceiver, makeServed
 
 
 class GuardTests(SynchronousTestCase):
@@ -132,5 +132,5 @@ class GuardTests(SynchronousTestCase):
                     host,
                     8477,
                     "",
-                    Served(FakeReceiver(), FakeControl(), dict),
+                    makeServed(FakeReceiver(), FakeControl()),
                 )

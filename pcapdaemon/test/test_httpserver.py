@@ -23,13 +23,14 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from twisted.web.client import Agent
 
 from pcapdaemon.interfaces import Answer, StartError
-from pcapdaemon.listeners.http import HttpListener, Served
+from pcapdaemon.listeners.http import HttpListener
 from pcapdaemon.test.test_http import (
     JSON,
     TAKEN,
     FakeControl,
     FakeReceiver,
     ListenerTestCase,
+    makeServed,
 )
 
 GET = b"GET /captures HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -345,7 +346,7 @@ class MemoryTests(SynchronousTestCase):
             "127.0.0.1",
             8477,
             "",
-            Served(self.receiver, FakeControl(), lambda: {"status": "ok"}),
+            makeServed(self.receiver, FakeControl(), clock=self.reactor),
         )
         self.listener.maxConnections = 2
         self.listener.startService()

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.listeners.http.guard import Guard
 from pcapdaemon.listeners.http.reply import Answering, Content
-from pcapdaemon.listeners.http.routes import ApiResource
+from pcapdaemon.listeners.http.resource import ApiResource
 from pcapdaemon.listeners.http.site import ApiRequest, ApiSite
 from pcapdaemon.listeners.http.streams import Download, Stream, byteRange
 

@@ -621,6 +621,74 @@ class WhileCheckedTests(_Tests):
         self.assertEqual(event["filter"], "udp")
 
 
+class JudgeTests(_Tests):
+    """
+    L{Intake.judge}: a look at a filter, before there is a request.
+    """
+
+    def judge(self, **fields: Any) -> dict[str, Any]:
+        """What is said of a filter that is good."""
+        message = json.dumps({"interface": ["eth0"], **fields}).encode()
+        told: dict[str, Any] = self.successResultOf(self.intake.judge(message))
+        return told
+
+    def refusal(self, message: bytes) -> tuple[str, str]:
+        """What is said of one that is not."""
+        failure = self.failureResultOf(self.intake.judge(message), Refused)
+        return failure.value.reason, failure.value.detail
+
+    def tearDown(self) -> None:
+        """Whatever was asked, nothing came of it."""
+        self.assertEqual(self.bench.names(), [])
+        self.assertEqual(self.intake.taken, {})
+
+    def test_good(self) -> None:
+        """A good filter is told with what would be set."""
+        gate: Deferred[None] = Deferred()
+        self.checker.gates.append(gate)
+        message = b'{"interface": "eth0", "bpf": "udp", "other": 1}'
+        judged = self.intake.judge(message)
+        self.assertNoResult(judged)
+        self.bench.reactor.advance(0.25)
+        gate.callback(None)
+        link = {"link": 1, "linkname": "EN10MB", "filter": "udp"}
+        self.assertEqual(
+            self.successResultOf(judged),
+            {"bpf": "udp", "seconds": 0.25, "links": [link]},
+        )
+
+    def test_links(self) -> None:
+        """It is looked at once for each link type, and what is not there named."""
+        told = self.judge(interface=["eth0", "eth1", "tun0", "eth9"], bpf="ip")
+        self.assertEqual([each["link"] for each in told["links"]], [1, 12])
+        self.assertEqual([f for f, *_ in self.checker.checked], ["ip", "ip"])
+        self.assertEqual(told["missing"], ["eth9"])
+
+    def test_site(self) -> None:
+        """Where every capture is subject to a filter, that is told."""
+        self.configure(filter="not port 22")
+        told = self.judge(bpf="udp")
+        self.assertEqual(told["site"], "not port 22")
+        self.assertEqual(told["links"][0]["filter"], "(not port 22) and (udp)")
+        self.assertEqual(self.judge()["links"][0]["filter"], "not port 22")
+
+    def test_bad(self) -> None:
+        """What would be refused in a request is refused."""
+        refusal = Refused(Reason.BAD_FILTER, "bpf: nonsense")
+        self.checker.verdicts["nonsense"] = refusal
+        for message, reason in {
+            b'{"interface": "eth0", "bpf": "nonsense"}': "bad-filter",
+            b'{"interface": "eth9"}': "unknown-interface",
+            b'{"alias": "none"}': "unknown-alias",
+            b'{"bpf": "udp"}': "invalid",
+            b'{"interface": "eth0", "bpf": 1}': "invalid",
+            b'{"interface": "eth0", "bpf": "%b"}' % (b"x" * 101): "limit",
+            b"[]": "malformed",
+            b"\xff": "malformed",
+        }.items():
+            self.assertEqual(self.refusal(message)[0], reason, message)
+
+
 class CooldownTests(_Tests):
     """
     Triggers that repeat themselves.

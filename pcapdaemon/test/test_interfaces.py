@@ -13,7 +13,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pcapdaemon.capture.interfaces import describe, linkName
+from pcapdaemon.capture.interfaces import describe
+from pcapdaemon.capture.links import linkName
 from pcapdaemon.interfaces import CaptureError, PrivilegeError
 from pcapdaemon.test.daemoncase import enterPair
 from pcapdaemon.testing import MemoryCaptureSystem

@@ -12,8 +12,14 @@ from typing import Any
 from twisted.internet import reactor
 
 from pcapdaemon.interfaces import Answer, Reason, Refused, Verdict
-from pcapdaemon.listeners.http import HttpListener, Served
-from pcapdaemon.test.test_http import JSON, TAKEN, ListenerTestCase, Response
+from pcapdaemon.listeners.http import Served
+from pcapdaemon.test.test_http import (
+    JSON,
+    TAKEN,
+    ListenerTestCase,
+    Response,
+    makeServed,
+)
 from pcapdaemon.test.test_triggers import alert, make, notification
 from pcapdaemon.triggers.service import Triggers
 
@@ -23,17 +29,14 @@ class _Tests(ListenerTestCase):
     A listener with a trigger C{test}, whose requests get the receiver's answer.
     """
 
-    def makeListener(self, port: int = 0) -> HttpListener:
+    def makeServed(self) -> Served:
         """
-        Make one that is not started.
+        What it serves.
         """
         self.refused: list[tuple[Refused, Any]] = []
         self.triggers = Triggers(self.receiver, self.refuse, reactor.seconds)
         self.triggers.configure([make(cooldown=1e6)])
-        served = Served(
-            self.receiver, self.control, lambda: self.health, triggers=self.triggers
-        )
-        return HttpListener(reactor, "127.0.0.1", port, self.token, served)
+        return makeServed(self.receiver, self.control, triggers=self.triggers)
 
     def refuse(self, refused: Refused, fields: Any, bus: str) -> Answer:
         """

@@ -102,6 +102,7 @@ class HttpListener(Service):
         if self._listening is None:
             self._listen()
         super().startService()
+        self._served.feed.start()
 
     def _listen(self) -> None:
         site = ApiSite(
@@ -135,6 +136,7 @@ class HttpListener(Service):
         answered, or after C{grace}.
         """
         super().stopService()
+        self._served.feed.stop()
         listening, site = self._listening, self._site
         self._listening = self._site = None
         if listening is None or site is None:

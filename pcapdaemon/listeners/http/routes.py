@@ -3,10 +3,7 @@
 """
 What there is to be asked for.
 
-A resource's C{render_METHOD} returns what
-L{reply<pcapdaemon.listeners.http.reply>} calls an answer (JSON, other bytes, a
-download, a stream), or a Deferred of one; what it raises is answered with status
-500. A new route is a new resource under L{makeRoot}; what it needs of the daemon is
+A new route is a new L{ApiResource} under L{makeRoot}; what it needs of the daemon is
 an attribute of L{Served}.
 """
 
@@ -18,14 +15,18 @@ from typing import Any
 
 import attrs
 
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.web.error import UnsupportedMethod
+from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, ITriggers
+from pcapdaemon.kept import Shelf
+from pcapdaemon.listeners.http.feed import Feed
+from pcapdaemon.listeners.http.looking import Events, Filters, Interfaces, Refusals
 from pcapdaemon.listeners.http.reply import Content, Reply, problem, replyTo
+from pcapdaemon.listeners.http.resource import ApiResource, wrongType
 from pcapdaemon.listeners.http.site import ApiRequest
+from pcapdaemon.listeners.http.streams import Download
+from pcapdaemon.listeners.http.triggers import Triggers
 
 
 @attrs.frozen
@@ -37,6 +38,12 @@ class Served:
     @ivar control: Who knows the captures.
     @ivar health: Says how the daemon is: C{status} is C{"ok"} or C{"degraded"}.
         Anybody may read it.
+    @ivar feed: What happens. Whoever serves this starts and stops it.
+    @ivar shelf: The files of the last captures.
+    @ivar devices: Describes all devices, as
+        L{describe<pcapdaemon.capture.interfaces.describe>} does.
+    @ivar judge: Looks at the filter of a request that nobody has made yet, as
+        L{Intake.judge<pcapdaemon.intake.Intake.judge>} does.
     @ivar exposition: From what a client accepts to all metrics and their content
         type; L{None} where there are none.
     @ivar triggers: Who takes alerts; L{None} where nobody does.
@@ -45,69 +52,12 @@ class Served:
     receiver: IMessageReceiver
     control: ICaptureControl
     health: Callable[[], dict[str, Any]]
+    feed: Feed
+    shelf: Shelf
+    devices: Callable[[], Deferred[list[dict[str, Any]]]]
+    judge: Callable[[bytes], Deferred[dict[str, Any]]]
     exposition: Callable[[str], tuple[bytes, str]] | None = None
     triggers: ITriggers | None = None
-
-
-class ApiResource(Resource):
-    """
-    Something that answers, as a rule in JSON.
-
-    @cvar public: Whether it needs no token.
-    """
-
-    public = False
-
-    def unauthorized(self, request: ApiRequest) -> None:
-        """
-        Take note that it was asked for without the token.
-        """
-
-    def getChild(self, path: bytes, request: ApiRequest) -> Resource:
-        """
-        Nothing is below, unless somebody put it there.
-        """
-        return NotFound()
-
-    def render(self, request: ApiRequest) -> int:
-        """
-        Answer, now or later.
-        """
-        done = maybeDeferred(super().render, request)
-        done.addErrback(self._notAllowed)
-        done.addCallback(request.reply)
-        done.addErrback(request.processingFailed)
-        return NOT_DONE_YET
-
-    @staticmethod
-    def _notAllowed(failure: Any) -> Reply:
-        failure.trap(UnsupportedMethod)
-        allowed = ", ".join(
-            sorted(method.decode("ascii") for method in failure.value.allowedMethods)
-        )
-        return problem(
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            f"here is only {allowed}",
-            {"Allow": allowed},
-        )
-
-
-class NotFound(ApiResource):
-    """
-    What is not there, whatever one would do with it.
-    """
-
-    isLeaf = True
-
-    def render(self, request: ApiRequest) -> int:
-        """
-        Say so.
-        """
-        request.reply(
-            problem(HTTPStatus.NOT_FOUND, "not-found", "there is nothing at this path")
-        )
-        return NOT_DONE_YET
 
 
 class Health(ApiResource):
@@ -138,10 +88,10 @@ class Captures(ApiResource):
     C{/captures}: all captures, and the place to ask for new ones.
     """
 
-    def __init__(self, receiver: IMessageReceiver, control: ICaptureControl) -> None:
+    def __init__(self, served: Served) -> None:
         super().__init__()
-        self._receiver = receiver
-        self._control = control
+        self._receiver = served.receiver
+        self._served = served
 
     def unauthorized(self, request: ApiRequest) -> None:
         """
@@ -154,25 +104,24 @@ class Captures(ApiResource):
         """
         One of the captures.
         """
-        return Capture(path.decode("utf-8", "replace"), self._control)
+        return Capture(path.decode("utf-8", "replace"), self._served)
 
     def render_GET(self, request: ApiRequest) -> Reply:
         """
         What there is.
         """
-        return Reply(HTTPStatus.OK, {"captures": self._control.summaries()})
+        summaries = self._served.control.summaries()
+        for summary in summaries:
+            _addFile(summary, self._served.shelf)
+        return Reply(HTTPStatus.OK, {"captures": summaries})
 
     def render_POST(self, request: ApiRequest) -> Reply | Deferred[Reply]:
         """
         Take a request for captures.
         """
-        kind = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
-        if kind.strip().lower() != b"application/json":
-            return problem(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Content-Type: must be application/json",
-            )
+        wrong = wrongType(request)
+        if wrong is not None:
+            return wrong
         if request.cutOff:
             return replyTo(self._receiver.oversized(request.cutOff, "http"))
         answer = self._receiver.receive(request.content.read(), "http")
@@ -184,17 +133,22 @@ class Capture(ApiResource):
     C{/captures/ID}: one capture.
     """
 
-    def __init__(self, id: str, control: ICaptureControl) -> None:
+    def __init__(self, id: str, served: Served) -> None:
         super().__init__()
         self._id = id
-        self._control = control
+        self._control = served.control
+        self._shelf = served.shelf
+        self.putChild(b"file", CaptureFile(id, served.shelf))
 
     def render_GET(self, request: ApiRequest) -> Reply:
         """
         What is known of it.
         """
         summary = self._control.summary(self._id)
-        return self._unknown() if summary is None else Reply(HTTPStatus.OK, summary)
+        if summary is None:
+            return self._unknown()
+        _addFile(summary, self._shelf)
+        return Reply(HTTPStatus.OK, summary)
 
     def render_DELETE(self, request: ApiRequest) -> Reply:
         """
@@ -212,6 +166,47 @@ class Capture(ApiResource):
         return problem(
             HTTPStatus.NOT_FOUND, "not-found", f"there is no capture {self._id}"
         )
+
+
+class CaptureFile(ApiResource):
+    """
+    C{/captures/ID/file}: the pcap of a capture that is over, while it is kept.
+    """
+
+    def __init__(self, id: str, shelf: Shelf) -> None:
+        super().__init__()
+        self._id = id
+        self._shelf = shelf
+
+    def render_GET(self, request: ApiRequest) -> Download | Reply:
+        """
+        The file, from memory.
+        """
+        file = self._shelf.get(self._id)
+        if file is None:
+            return problem(
+                HTTPStatus.NOT_FOUND,
+                "not-found",
+                f"no file of a capture {self._id} is kept; [http] files ="
+                f" {self._shelf.budget} bytes are, for the last ones",
+            )
+        # The name is made of letters, digits, dots, hyphens and underscores.
+        disposition = f'attachment; filename="{file.filename}"'
+        return Download(
+            file.open,
+            file.size,
+            "application/vnd.tcpdump.pcap",
+            file.sha256,
+            {"Content-Disposition": disposition},
+        )
+
+
+def _addFile(summary: dict[str, Any], shelf: Shelf) -> None:
+    """
+    Say where the file of a capture is, if it is kept.
+    """
+    if shelf.get(summary["id"]) is not None:
+        summary["file"] = f"/captures/{summary['id']}/file"
 
 
 class Metrics(ApiResource):
@@ -235,13 +230,14 @@ def makeRoot(served: Served) -> Resource:
     All that the listener serves.
     """
     root = ApiResource()
-    root.putChild(b"captures", Captures(served.receiver, served.control))
+    root.putChild(b"captures", Captures(served))
+    root.putChild(b"events", Events(served.feed))
+    root.putChild(b"filters", Filters(served.judge))
     root.putChild(b"healthz", Health(served.health))
+    root.putChild(b"interfaces", Interfaces(served.devices))
+    root.putChild(b"refusals", Refusals(served.control))
     if served.exposition is not None:
         root.putChild(b"metrics", Metrics(served.exposition))
     if served.triggers is not None:
-        # A module that builds on this one.
-        from pcapdaemon.listeners.http.triggers import Triggers
-
         root.putChild(b"triggers", Triggers(served.triggers, served.receiver))
     return root

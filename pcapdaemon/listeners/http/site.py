@@ -158,13 +158,15 @@ class ApiRequest(Request):
     def stream(self, producer: IPushProducer) -> None:
         """
         Let something write from now on, until the client goes or the site closes:
-        C{producer.stopProducing} is called then, perhaps more than once. While
-        the client does not read, for at most the site's time-out, it is paused.
+        C{producer.stopProducing} is called then, perhaps more than once. It is
+        resumed to begin with, and paused while the client does not read, which
+        may last for the site's time-out.
         """
         self.endless = True
         self.notifyFinish().addBoth(lambda ignored: producer.stopProducing())
         self.write(b"")  # the headers, at once
         self.registerProducer(producer, True)
+        producer.resumeProducing()
 
     def end(self) -> None:
         """

@@ -111,10 +111,10 @@ class Stream:
     """
     What has no end of its own.
 
-    @ivar begin: Makes what writes to a request (C{request.write}) from then on.
-        It is paused while the client does not read, and may not be written to
-        meanwhile; it is stopped, perhaps more than once, when the client goes or
-        the daemon ends.
+    @ivar begin: Makes what writes to a request (C{request.write}). It is resumed
+        when it may begin, paused while the client does not read, when it may not
+        write, and stopped, perhaps more than once, when the client goes or the
+        daemon ends.
     @ivar kind: The content type.
     @ivar headers: Headers beyond those that every answer has, or in their place.
     """

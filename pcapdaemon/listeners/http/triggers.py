@@ -20,7 +20,7 @@ from pcapdaemon.interfaces import (
     Refused,
 )
 from pcapdaemon.listeners.http.reply import RETRY_AFTER, STATUSES, Reply, problem
-from pcapdaemon.listeners.http.routes import ApiResource, NotFound
+from pcapdaemon.listeners.http.resource import ApiResource, NotFound, wrongType
 from pcapdaemon.listeners.http.site import ApiRequest
 
 _BUS = "trigger"
@@ -109,13 +109,9 @@ class Trigger(ApiResource):
         """
         Take a notification.
         """
-        kind = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
-        if kind.strip().lower() != b"application/json":
-            return problem(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Content-Type: must be application/json",
-            )
+        wrong = wrongType(request)
+        if wrong is not None:
+            return wrong
         if request.cutOff:
             answer = self._receiver.oversized(request.cutOff, _BUS)
             return problem(STATUSES[answer.reason], answer.reason, answer.detail)
