@@ -38,6 +38,7 @@ from pcapdaemon.interfaces import (
     CaptureError,
     ICaptureSystem,
     IListener,
+    IPublisher,
     ISink,
     PrivilegeError,
     StartError,
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 #: Descriptors that a running capture may need (its socket, a second one for it,
 #: the recording, the dumper, a sink's reader), and those of everything else.
 _PER_CAPTURE, _OTHERS = 5, 768
+
+#: Seconds of C{grace} in which the last events go out.
+_FLUSH = 2.0
 
 _PRIVILEGE = (
     "this process may not capture packets: it needs root or CAP_NET_RAW, for "
@@ -163,6 +167,9 @@ class CaptureDaemon(Service):
             "s3": self._pool("s3", 4),
             "spool": self._pool("spool", 2),
             "names": self._pool("names", 4),
+            # One after the other, so that they stay in order.
+            "kafka-events": self._pool("kafka-events", 1),
+            "sqs-events": self._pool("sqs-events", 1),
         }
         threads = Threads(
             self._in("opening"),
@@ -301,9 +308,18 @@ class CaptureDaemon(Service):
     async def _stop(self) -> None:
         self._captures.close()
         self._packets.closing = True
+        grace, publishers = self.settings.capture.grace, self.publishers
+        # What happens at the very end has to be told, too.
+        flush = min(_FLUSH, grace / 4) if publishers else 0.0
         work = Deferred.fromCoroutine(self._finish())
-        work.addTimeout(self.settings.capture.grace, self._reactor, self._late)
-        if await work:
+        work.addTimeout(grace - flush, self._reactor, lambda *_: self._late(grace))
+        finished = await work
+        for publisher in publishers:
+            publisher.flush = flush
+        await gatherResults([maybeDeferred(p.stopService) for p in publishers])
+        if (syslog := self._parts.get("syslog")) is not None:
+            syslog.stopService()
+        if finished:
             for pool in self._pools.values():
                 # Stopping one waits for what it does, and that may hang; its
                 # threads do not keep the process from its end.
@@ -311,7 +327,11 @@ class CaptureDaemon(Service):
                     pool.stop()
 
     async def _finish(self) -> bool:
-        services = dict(self._parts)
+        services = {
+            name: service
+            for name, service in self._parts.items()
+            if name != "syslog" and service not in self.publishers
+        }
         listeners = [s for s in services.values() if IListener.providedBy(s)]
         captures = self._captures.stopService()
         self.progress.stopService()
@@ -324,11 +344,11 @@ class CaptureDaemon(Service):
         self._shelf.close()
         return True
 
-    def _late(self, result: object, seconds: float) -> bool:
-        reason = f"not stored within grace = {seconds} s"
+    def _late(self, grace: float) -> bool:
+        reason = f"not stored within grace = {grace} s"
         self._captures.abandon(reason)
         self._delivery.abandon(reason)
-        self._log.error("gave up after grace = {grace} s", grace=seconds)
+        self._log.error("gave up after grace = {grace} s", grace=grace)
         return False
 
     def _affordable(self, wanted: Capacity) -> Capacity:
@@ -390,7 +410,10 @@ class CaptureDaemon(Service):
         self._configure(settings)
         for name, service in made.items():
             old = self._parts.pop(name, None)
+            inherits = IPublisher.providedBy(old) and service is not None
             if old is not None:
+                if inherits:
+                    IPublisher(old).keep()
                 await maybeDeferred(old.stopService)
             if not self.running:
                 return
@@ -402,6 +425,8 @@ class CaptureDaemon(Service):
                 self._begin(name, old)
             else:
                 self._stale.discard(name)
+                if inherits:
+                    IPublisher(service).inherit(IPublisher(old))
             self._connect()
         self._log.info("configuration taken over: {parts}", parts=list(self._parts))
 
@@ -459,6 +484,14 @@ class CaptureDaemon(Service):
         self.events.add(metrics)
         return metrics
 
+    @property
+    def publishers(self) -> list[Any]:
+        """
+        Where events go besides the log; each an
+        L{IPublisher<pcapdaemon.interfaces.IPublisher>}.
+        """
+        return [s for s in self._parts.values() if IPublisher.providedBy(s)]
+
     def health(self) -> dict[str, Any]:
         """
         C{GET /healthz}.
@@ -468,14 +501,25 @@ class CaptureDaemon(Service):
             for service in self._parts.values()
             if (listener := IListener(service, None)) is not None
         }
+        buses = {
+            publisher.name: {
+                "connected": publisher.connected,
+                "published": publisher.published,
+                "waiting": publisher.waiting,
+                "dropped": publisher.dropped,
+            }
+            for publisher in self.publishers
+        }
         memory = self._captures.memory
+        connected = [*listeners.values(), *(bus["connected"] for bus in buses.values())]
         return {
-            "status": "ok" if all(listeners.values()) else "degraded",
+            "status": "ok" if all(connected) else "degraded",
             "version": __version__,
             "node": self.node,
             "running": self._captures.active,
             "memory": {"used": memory.used, "total": memory.total},
             "listeners": listeners,
             "sinks": self._outcomes.summary(sink.name for sink in self._delivery.sinks),
+            "buses": buses,
             "spool": spool.waiting if (spool := self._delivery.spool) else {},
         }

@@ -25,6 +25,9 @@ ABOUT = ("request_id", "alertid", "customer", "tags")
 #: Fields of every event.
 COMMON = ("event", "time", "node", "id", *ABOUT)
 
+#: Fields that an event may have only where a publisher has sent it.
+ON_BUS = ("missed",)
+
 #: Further fields of each event, in the order in which they are written.
 CATALOGUE: dict[str, tuple[str, ...]] = {
     # A request was taken: one event for each device.

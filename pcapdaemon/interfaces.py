@@ -461,6 +461,39 @@ class IEventObserver(Interface):
         """
 
 
+class IPublisher(Interface):
+    """
+    Where all events go besides the log: an outside system. It is also an
+    C{IService} and an L{IEventObserver}: it connects when started, and its
+    C{stopService} returns a Deferred that fires when what waits has gone out, or
+    a short while has passed.
+    """
+
+    name: str = Attribute("One word, as in configuration.")
+
+    connected: bool = Attribute("Whether events arrive, as far as is known.")
+
+    published: int = Attribute("How many have arrived.")
+
+    dropped: int = Attribute("How many never will.")
+
+    waiting: int = Attribute("How many have yet to arrive.")
+
+    flush: float = Attribute("Seconds that C{stopService} may take.")
+
+    def keep() -> None:
+        """
+        Do not let what waits go out when stopped, for another publisher will
+        L{inherit} it.
+        """
+
+    def inherit(other: Any) -> None:
+        """
+        Take over what waits in another publisher of the kind, which was stopped,
+        and its counters.
+        """
+
+
 class ICaptureControl(Interface):
     """
     The captures of this daemon, as somebody who looks at them needs them.

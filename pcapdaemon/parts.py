@@ -1,6 +1,7 @@
 # See LICENSE for details.
 """
-From a section of the settings to the listener, sink or log that it calls for.
+From a section of the settings to the listener, publisher, sink or log that it
+calls for.
 
 Libraries that are slow to import, or install a reactor when they are, are
 imported only where a section is on.
@@ -69,6 +70,96 @@ def _syslog(settings: Settings, house: House) -> Service | None:
         return None
     observer = SyslogObserver(settings.syslog.priority, settings.syslog.tag)
     return SyslogService(observer, globalLogPublisher)
+
+
+def _publishing(settings: Settings, house: House) -> dict[str, Any]:
+    """
+    What every publisher is made of.
+    """
+    return {
+        "reactor": house.reactor,
+        "events": house.events,
+        "backlog": settings.events.backlog,
+        "progress": settings.events.progress,
+    }
+
+
+def _redisEvents(settings: Settings, house: House) -> Service | None:
+    redis = settings.redis
+    if not redis.events:
+        return None
+    from pcapdaemon.publishers.redis import RedisPublisher
+
+    try:
+        return RedisPublisher(
+            channel=redis.events,
+            host=redis.host,
+            port=redis.port,
+            username=redis.username,
+            password=redis.auth,
+            tls=redis.tls,
+            cafile=redis.cafile,
+            **_publishing(settings, house),
+        )
+    except (OSError, ValueError) as error:
+        raise StartError(f"[redis] cafile: {redis.cafile}: {error}") from None
+
+
+def _kafkaEvents(settings: Settings, house: House) -> Service | None:
+    kafka = settings.kafka
+    if not kafka.events:
+        return None
+    from pcapdaemon.publishers.kafka import KafkaPublisher
+
+    try:
+        return KafkaPublisher(
+            topic=kafka.events,
+            inThread=house.threads("kafka-events"),
+            servers=kafka.server,
+            security=kafka.security,
+            cafile=kafka.cafile,
+            username=kafka.username,
+            password=kafka.password,
+            mechanism=kafka.mechanism,
+            **_publishing(settings, house),
+        )
+    except OSError as error:
+        raise StartError(f"[kafka] cafile: {kafka.cafile}: {error}") from None
+
+
+def _sqsEvents(settings: Settings, house: House) -> Service | None:
+    sqs = settings.sqs
+    if not sqs.events:
+        return None
+    from pcapdaemon.publishers.sqs import SqsPublisher
+
+    return SqsPublisher(
+        url=sqs.events,
+        inThread=house.threads("sqs-events"),
+        region=sqs.region,
+        accessid=sqs.accessid,
+        accesskey=sqs.accesskey,
+        endpoint=sqs.endpoint,
+        **_publishing(settings, house),
+    )
+
+
+def _webhook(settings: Settings, house: House) -> Service | None:
+    webhook = settings.webhook
+    if not webhook.url:
+        return None
+    from pcapdaemon.publishers.webhook import WebhookPublisher
+
+    try:
+        return WebhookPublisher(
+            url=webhook.url,
+            secret=webhook.secret,
+            timeout=webhook.timeout,
+            cafile=webhook.cafile,
+            **_publishing(settings, house),
+        )
+    except (OSError, ValueError) as error:
+        raise StartError(f"[webhook] cafile: {webhook.cafile}: {error}") from None
 
 
 def _spool(settings: Settings, house: House) -> Service | None:
@@ -232,6 +323,10 @@ class Part:
 #: a part needs those before it.
 PARTS = {
     "syslog": Part(_syslog, lambda s: s.syslog),
+    "redis-events": Part(_redisEvents, lambda s: (s.redis, s.events)),
+    "kafka-events": Part(_kafkaEvents, lambda s: (s.kafka, s.events)),
+    "sqs-events": Part(_sqsEvents, lambda s: (s.sqs, s.events)),
+    "webhook": Part(_webhook, lambda s: (s.webhook, s.events)),
     "spool": Part(_spool, lambda s: s.spool.directory),
     "local": Part(_local, lambda s: (s.general.writelocal, s.general.localdir)),
     "cloudshark": Part(_cloudshark, lambda s: s.cloudshark),

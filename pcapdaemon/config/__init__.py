@@ -8,6 +8,7 @@ from pcapdaemon.config.buses import (
     KafkaSettings,
     RedisSettings,
     SqsSettings,
+    WebhookSettings,
 )
 from pcapdaemon.config.document import ConfigError
 from pcapdaemon.config.reading import load, parse
@@ -44,6 +45,7 @@ __all__ = [
     "SqsSettings",
     "SyslogSettings",
     "TriggerSettings",
+    "WebhookSettings",
     "load",
     "parse",
 ]

@@ -27,7 +27,9 @@ _SINKS = [("general", "writelocal"), ("cloudshark", "upload"), ("s3", "upload")]
 #: What cannot be on without: section, switch, key.
 _NEEDED = [
     ("kafka", "listen", "server"),
+    ("kafka", "events", "server"),
     ("sqs", "listen", "url"),
+    ("webhook", "secret", "url"),
     ("cloudshark", "upload", "token"),
     ("s3", "upload", "bucket"),
 ]
@@ -35,7 +37,10 @@ _NEEDED = [
 #: Where authorities may be named: section, switch.
 _TRUSTING = [
     ("redis", "listen"),
+    ("redis", "events"),
     ("kafka", "listen"),
+    ("kafka", "events"),
+    ("webhook", "url"),
     ("cloudshark", "upload"),
     ("s3", "upload"),
 ]
@@ -165,6 +170,7 @@ def compare(found: Mistakes, settings: Settings) -> None:
             settings, [("redis", "cafile"), ("redis", "tls")], "needs tls = true"
         )
     _compareRemote(found, settings)
+    _comparePublishers(found, settings)
     _tryOut(found, settings)
     on = {
         (section, key)
@@ -190,11 +196,12 @@ def _compareRemote(found: Mistakes, settings: Settings) -> None:
     kafka, cloudshark = settings.kafka, settings.cloudshark
     for section, switch, needed in _NEEDED:
         values = getattr(settings, section)
-        if getattr(values, switch) and not getattr(values, needed):
+        value = getattr(values, switch)
+        if value and not getattr(values, needed):
             found.conflict(
                 settings,
                 [(section, needed), (section, switch)],
-                f"must be given, as {switch} is true",
+                f"must be given, as {switch} is {'true' if value is True else 'given'}",
             )
     for section, one, other in _PAIRS:
         values = getattr(settings, section)
@@ -232,16 +239,41 @@ def _compareRemote(found: Mistakes, settings: Settings) -> None:
         )
 
 
+def _comparePublishers(found: Mistakes, settings: Settings) -> None:
+    """
+    The same for where events go.
+    """
+    for section, requests in (("redis", "channel"), ("kafka", "topic"), ("sqs", "url")):
+        values = getattr(settings, section)
+        if values.events and values.events == getattr(values, requests):
+            # An event has all that makes a request, so one would lead to others.
+            found.conflict(
+                settings,
+                [(section, "events"), (section, requests)],
+                f"must not be {requests}, where requests come",
+            )
+    webhook = settings.webhook
+    if webhook.url and not isURL(webhook.url):
+        found.mistake("webhook", "url", "must be an HTTP(S) URL with a host")
+    if webhook.cafile and not webhook.url.startswith("https:"):
+        found.conflict(
+            settings,
+            [("webhook", "cafile"), ("webhook", "url")],
+            "needs a url with https",
+        )
+
+
 def _tryOut(found: Mistakes, settings: Settings) -> None:
     """
     Check what a part that is on would not start with.
     """
     sqs, s3 = settings.sqs, settings.s3
-    if sqs.listen:
+    if sqs.listen or sqs.events:
         endpoint = sqs.endpoint
         if endpoint and "://" not in endpoint:
             endpoint = f"https://{endpoint}"
-        for key, value in (("url", sqs.url), ("endpoint", endpoint)):
+        addresses = {"url": sqs.url, "events": sqs.events, "endpoint": endpoint}
+        for key, value in addresses.items():
             if value and not isURL(value):
                 said = "must be an HTTP(S) URL with a host"
                 found.unusable("sqs", key, getattr(sqs, key), said)
@@ -259,6 +291,7 @@ def _tryOut(found: Mistakes, settings: Settings) -> None:
                 found.unusable("s3", key, value, f"must be {error}")
     for section, switch in _TRUSTING:
         values = getattr(settings, section)
+        # Named once, also where two parts need it.
         known = (section, "cafile") not in found.wrong
         if getattr(values, switch) and values.cafile and known:
             try:

@@ -17,6 +17,7 @@ from pcapdaemon.config.buses import (
     KafkaSettings,
     RedisSettings,
     SqsSettings,
+    WebhookSettings,
 )
 from pcapdaemon.config.rules import (
     FLAG,
@@ -112,13 +113,15 @@ class CaptureSettings:
 @attrs.frozen
 class EventsSettings:
     """
-    C{[events]}: what is told of captures while they run.
+    C{[events]}: what is told of captures, and how long it is kept for a bus.
 
     @ivar progress: Seconds between two C{progress} events of a capture; 0 for
         none.
+    @ivar backlog: The most events that wait for each bus.
     """
 
     progress: float = key(0, interval(1))
+    backlog: int = key(10_000, integer(1, 1_000_000))
 
 
 @attrs.frozen
@@ -166,6 +169,7 @@ class Settings:
     redis: RedisSettings = attrs.Factory(RedisSettings)
     kafka: KafkaSettings = attrs.Factory(KafkaSettings)
     sqs: SqsSettings = attrs.Factory(SqsSettings)
+    webhook: WebhookSettings = attrs.Factory(WebhookSettings)
     cloudshark: CloudsharkSettings = attrs.Factory(CloudsharkSettings)
     s3: S3Settings = attrs.Factory(S3Settings)
     spool: SpoolSettings = attrs.Factory(SpoolSettings)
@@ -183,6 +187,7 @@ SECTIONS = {
     "redis": RedisSettings,
     "kafka": KafkaSettings,
     "sqs": SqsSettings,
+    "webhook": WebhookSettings,
     "cloudshark": CloudsharkSettings,
     "s3": S3Settings,
     "spool": SpoolSettings,

@@ -52,7 +52,7 @@ POLL = 1.0
 BATCH = 200
 
 #: What no attempt will heal: somebody must change a setting, here or there.
-_REFUSALS = (
+REFUSALS = (
     AuthorizationError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
@@ -171,7 +171,7 @@ def places(
     return positions
 
 
-class _LastWords(logging.Handler):
+class LastWords(logging.Handler):
     """
     Remembers why something failed, which kafka-python says in its log only.
     """
@@ -211,7 +211,7 @@ class Reader:
         self._topic = topic
         self._report = report
         self._jitter = jitter
-        self._words = _LastWords()
+        self._words = LastWords()
         self._stopping = threading.Event()
         self._answered = threading.Event()
         self._consumer: Any = None
@@ -270,7 +270,7 @@ class Reader:
             return
         # A lone word needs the name of the exception to be understood.
         text = str(why) if " " in str(why) else repr(why)
-        self._report.away(text, isinstance(why, _REFUSALS))
+        self._report.away(text, isinstance(why, REFUSALS))
         delay = min(LAST, FIRST * 2 ** min(self._failures, 8))
         self._failures += 1
         self._stopping.wait(delay * (1 + self._jitter()) / 2)

@@ -38,7 +38,9 @@ _AWS_HOST = re.compile(
 )
 
 
-def locate(url: str, region: str = "", endpoint: str = "") -> tuple[str, str]:
+def locate(
+    url: str, region: str = "", endpoint: str = "", key: str = "url"
+) -> tuple[str, str]:
     """
     Find out where a queue is.
 
@@ -46,15 +48,16 @@ def locate(url: str, region: str = "", endpoint: str = "") -> tuple[str, str]:
     @param region: The configured region; empty to take it from the URL.
     @param endpoint: The configured service, with or without a scheme; empty for
         the server that the URL names.
+    @param key: What names the queue in the configuration.
     @return: The region, empty where nothing says it, and the URL of the
         service, empty for the region's.
     @raise StartError: The URL or the endpoint is none.
     """
     if endpoint and "://" not in endpoint:
         endpoint = f"https://{endpoint}"
-    for key, value in (("url", url), ("endpoint", endpoint or url)):
+    for name, value in ((key, url), ("endpoint", endpoint or url)):
         if not isURL(value):
-            raise StartError(f"[sqs] {key}: {value!r} is not an HTTP(S) URL")
+            raise StartError(f"[sqs] {name}: {value!r} is not an HTTP(S) URL")
     parts = urlsplit(url)
     aws = _AWS_HOST.search(parts.hostname or "")
     legacy = aws is not None and not aws[1]

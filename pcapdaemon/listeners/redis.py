@@ -12,44 +12,23 @@ from collections.abc import Callable
 from random import random
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from txredisapi import ConnectionError as RedisConnectionError
 from txredisapi import ResponseError, SubscriberProtocol
 from zope.interface import implementer
 
-from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-)
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import (
-    Certificate,
-    optionsForClientTLS,
-    trustRootFromCertificates,
-)
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger, LogPublisher
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pcapdaemon.interfaces import IListener, IMessageReceiver
 from pcapdaemon.listeners._backlog import Backlog
+from pcapdaemon.listeners._redislink import FIRST, LAST, PING, connector, serverWords
 
-#: Seconds between pings. A server that says nothing between two of them is
-#: gone, so the link is given up after at most twice as long.
-PING = 4.0
-#: Seconds to wait for a TCP connection. Short, for a lost SYN is repeated ever
-#: later, and a server that comes back must not wait for that.
-CONNECT = 2.0
 #: Seconds to wait until the subscription is confirmed.
 SUBSCRIBE = 5.0
-#: Seconds between two attempts to connect: the first and the last.
-FIRST, LAST = 0.1, 1.0
 #: Seconds after which a server that is still away is mentioned again.
 REMIND = 60.0
 
@@ -172,47 +151,6 @@ class _SubscriberFactory(Factory):
         return _Subscriber(self._listener)
 
 
-@implementer(IStreamClientEndpoint)
-class _Watched:
-    """
-    An endpoint that tells why a connection attempt failed, which
-    L{ClientService} does not.
-    """
-
-    def __init__(
-        self, endpoint: IStreamClientEndpoint, failed: Callable[[Failure], Failure]
-    ) -> None:
-        self._endpoint = endpoint
-        self._failed = failed
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._endpoint.connect(protocolFactory).addErrback(self._failed)
-
-
-class _QuietClientService(ClientService):
-    """
-    A L{ClientService} without a log line for each attempt.
-    """
-
-    _log = Logger(observer=LogPublisher())
-
-
-def _endpoint(
-    reactor: Any, host: str, port: int, tls: bool, cafile: str
-) -> IStreamClientEndpoint:
-    endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT)
-    if not tls:
-        return endpoint
-    trustRoot = None  # What the system trusts.
-    if cafile:
-        with open(cafile, "rb") as pem:
-            certificates = x509.load_pem_x509_certificates(pem.read())
-        trustRoot = trustRootFromCertificates(
-            [Certificate.loadPEM(c.public_bytes(Encoding.PEM)) for c in certificates]
-        )
-    return wrapClientTLS(optionsForClientTLS(host, trustRoot=trustRoot), endpoint)
-
-
 @implementer(IListener)
 class RedisListener(Service):
     """
@@ -265,11 +203,15 @@ class RedisListener(Service):
         self._said = ("", 0.0)
         self._current: _Subscriber | None = None
         self._connected = False
-        self._client = _QuietClientService(
-            _Watched(_endpoint(reactor, host, port, tls, cafile), self._unreachable),
+        self._client = connector(
+            reactor,
+            host,
+            port,
+            tls,
+            cafile,
             _SubscriberFactory(self),
-            retryPolicy=self._delay,
-            clock=reactor,
+            self._unreachable,
+            self._delay,
         )
 
     @property
@@ -320,14 +262,13 @@ class RedisListener(Service):
         """
         Say that the server wants other credentials or rights.
 
-        @param text: The server's words. One that does not know the command
-            repeats what was sent, the password included.
+        @param text: The server's words.
         """
         self._log.error(
             "Redis at {server} does not let us subscribe to {channel}: {text}",
             server=self._server,
             channel=self.channel,
-            text=text.partition(", with args")[0],
+            text=serverWords(text),
         )
 
     def lost(self, subscriber: _Subscriber, why: str) -> None:

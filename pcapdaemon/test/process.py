@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 import toml
 
+from pcapdaemon.test.eventschema import SCHEMA, mistake
 from pcapdaemon.test.network import environment
 
 #: Seconds after which what was waited for will not come any more.
@@ -159,6 +160,10 @@ class Daemon:
             for name in ("http", "redis", "kafka", "sqs")
             if self.configuration.get(name, {}).get("listen")
         }
+        if self.configuration.get("redis", {}).get("events"):
+            self.waitForLine("publishing events to channel ")
+        if self.configuration.get("kafka", {}).get("events"):
+            self.waitForLine("publishing events to topic ")
         if "http" in listening:
             self.port = self.waitForLine("Listening for HTTP")["port"]
             self.http("GET", "/healthz")
@@ -256,6 +261,9 @@ class Daemon:
             for line in list(self.lines)
             if "traceback" in line or "Unhandled" in line["message"]
         ]
+        # In a test of the package as it is installed there is no schema.
+        wrong = [mistake(event) for event in self.events] if SCHEMA.exists() else []
+        found += [text for text in wrong if text is not None]
         return found + self.garbage + self.errors.splitlines()
 
     def waitFor(

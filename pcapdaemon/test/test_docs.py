@@ -5,6 +5,7 @@ What the code has stands in the documentation, and the reverse.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from unittest import SkipTest
@@ -19,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pcapdaemon import request
 from pcapdaemon.config import SECTIONS, TABLES, Settings
 from pcapdaemon.daemon import CaptureDaemon
-from pcapdaemon.events import CATALOGUE, COMMON
+from pcapdaemon.events import CATALOGUE, COMMON, ON_BUS
 from pcapdaemon.interfaces import Reason, Stop
 from pcapdaemon.listeners.http.reply import STATUSES
 from pcapdaemon.tap import Options
@@ -78,6 +79,7 @@ PAGES = {
     "redis": "buses/redis",
     "kafka": "buses/kafka",
     "sqs": "buses/sqs",
+    "webhook": "buses/webhook",
     "cloudshark": "sinks/cloudshark",
     "s3": "sinks/s3",
     "spool": "delivery",
@@ -170,7 +172,29 @@ class EventTests(SynchronousTestCase):
             for heading, section in sections.items()
             if heading != "Events"
         }
-        self.assertEqual({"Every event": COMMON, **CATALOGUE}, found)
+        self.assertEqual(
+            {"Every event": COMMON, "On a bus": ON_BUS, **CATALOGUE}, found
+        )
+
+    def test_schema(self) -> None:
+        """
+        The schema of the events has them in the same order, and their words.
+        """
+        schema = json.loads(Page("docs/events.schema.json").text)
+        kinds = schema["$defs"]
+        self.assertEqual((*COMMON, *ON_BUS), tuple(schema["properties"]))
+        self.assertEqual(list(CATALOGUE), schema["properties"]["event"]["enum"])
+        branches = [f"#/$defs/{kind}" for kind in CATALOGUE]
+        self.assertEqual(branches, [each["$ref"] for each in schema["oneOf"]])
+        for kind, fields in CATALOGUE.items():
+            properties = kinds[kind]["properties"]
+            self.assertEqual(("event", *fields), tuple(properties), kind)
+            self.assertEqual({"const": kind}, properties["event"])
+            self.assertLessEqual(set(kinds[kind]["required"]), set(properties))
+        reason = kinds["rejected"]["properties"]["reason"]
+        self.assertEqual(words(Reason), set(reason["enum"]))
+        stop = kinds["completed"]["properties"]["stop"]
+        self.assertEqual(words(Stop), set(stop["enum"]))
 
 
 class MetricsTests(SynchronousTestCase):

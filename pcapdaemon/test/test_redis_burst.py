@@ -13,7 +13,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.listeners import _backlog
-from pcapdaemon.listeners.redis import PING, RedisListener
+from pcapdaemon.listeners._redislink import PING
+from pcapdaemon.listeners.redis import RedisListener
 from pcapdaemon.test.test_redis import CONFIRMED, Messages, Transport, published
 
 
