@@ -13,6 +13,7 @@ from typing import Any
 from unittest import TestCase
 
 from pcapdaemon.test.daemoncase import DaemonTestCase
+from pcapdaemon.test.eventschema import mistake
 from pcapdaemon.test.frames import frame
 from pcapdaemon.test.process import PATIENCE, Daemon
 
@@ -53,6 +54,7 @@ class Stream:
                 kind = value
         if found:
             assert found["event"] == kind
+            assert mistake(found) is None, mistake(found)
         return found or None
 
     def until(self, kind: str) -> list[dict[str, Any]]:

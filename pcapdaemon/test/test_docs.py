@@ -22,6 +22,7 @@ from pcapdaemon.config import SECTIONS, TABLES, Settings
 from pcapdaemon.daemon import CaptureDaemon
 from pcapdaemon.events import CATALOGUE, COMMON, ON_BUS
 from pcapdaemon.interfaces import Reason, Stop
+from pcapdaemon.listeners.http.openapi import paths
 from pcapdaemon.listeners.http.reply import STATUSES
 from pcapdaemon.tap import Options
 from pcapdaemon.testing import MemoryCaptureSystem
@@ -195,6 +196,29 @@ class EventTests(SynchronousTestCase):
         self.assertEqual(words(Reason), set(reason["enum"]))
         stop = kinds["completed"]["properties"]["stop"]
         self.assertEqual(words(Stop), set(stop["enum"]))
+
+
+class RouteTests(SynchronousTestCase):
+    """
+    C{docs/buses/http.rst} and the README: the routes.
+    """
+
+    def test_routes(self) -> None:
+        """
+        Every method of every path, and no other, stands in both.
+        """
+        routes = {
+            f"{method.upper()} " + re.sub(r"{(\w+)}", lambda m: m[1].upper(), path)
+            for path, methods in paths().items()
+            for method in methods
+            if path != "/"
+        }
+        text = Page("docs/buses/http.rst").text
+        found = re.findall(r"^``([A-Z]+ /.+?)``$", text, flags=re.M)
+        self.assertEqual(sorted(routes), sorted(found))
+        text = Page("README.rst").sections()["HTTP"]
+        found = re.findall(r"^``([A-Z]+ /.+?)`` ", text, flags=re.M)
+        self.assertEqual(sorted(routes), sorted(found))
 
 
 class MetricsTests(SynchronousTestCase):

@@ -45,18 +45,28 @@ class ApiResource(Resource):
         """
         Answer, now or later.
         """
-        done = maybeDeferred(super().render, request)
+        done = maybeDeferred(self._dispatch, request)
         done.addErrback(self._notAllowed)
         done.addCallback(request.reply)
         done.addErrback(request.processingFailed)
         return NOT_DONE_YET
 
-    @staticmethod
-    def _notAllowed(failure: Any) -> Reply:
+    def _dispatch(self, request: ApiRequest) -> Any:
+        # The base class would have HEAD wherever it is, and then look for GET.
+        if request.method == b"HEAD" and not hasattr(self, "render_GET"):
+            raise UnsupportedMethod(self._methods())
+        return super().render(request)
+
+    def _methods(self) -> list[bytes]:
+        names = [name.removeprefix("render_") for name in dir(self)]
+        names = [name for name in names if name.isupper()]
+        if "GET" not in names:
+            names.remove("HEAD")
+        return [name.encode("ascii") for name in names]
+
+    def _notAllowed(self, failure: Any) -> Reply:
         failure.trap(UnsupportedMethod)
-        allowed = ", ".join(
-            sorted(method.decode("ascii") for method in failure.value.allowedMethods)
-        )
+        allowed = ", ".join(sorted(name.decode("ascii") for name in self._methods()))
         return problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "method-not-allowed",

@@ -22,6 +22,7 @@ from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, ITriggers
 from pcapdaemon.kept import Shelf
 from pcapdaemon.listeners.http.feed import Feed
 from pcapdaemon.listeners.http.looking import Events, Filters, Interfaces, Refusals
+from pcapdaemon.listeners.http.openapi import OpenApi
 from pcapdaemon.listeners.http.reply import Content, Reply, problem, replyTo
 from pcapdaemon.listeners.http.resource import ApiResource, wrongType
 from pcapdaemon.listeners.http.site import ApiRequest
@@ -235,6 +236,7 @@ def makeRoot(served: Served) -> Resource:
     root.putChild(b"filters", Filters(served.judge))
     root.putChild(b"healthz", Health(served.health))
     root.putChild(b"interfaces", Interfaces(served.devices))
+    root.putChild(b"openapi.json", OpenApi(root))
     root.putChild(b"refusals", Refusals(served.control))
     if served.exposition is not None:
         root.putChild(b"metrics", Metrics(served.exposition))
