@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,19 @@ _PRIVILEGE = (
 
 
 class _DaemonThread(threading.Thread):
+    """
+    A thread of a pool, which C{top -H} and C{ps -L} show by the name of that.
+    """
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, daemon=True)
+
+    def run(self) -> None:
+        # Fifteen bytes are all that the kernel keeps, and its own of others.
+        name = self.name.removeprefix("PoolThread-pcapdaemon.")
+        with suppress(OSError), open("/proc/thread-self/comm", "w") as comm:
+            comm.write(name)
+        super().run()
 
 
 def limits(settings: Settings) -> Limits:
