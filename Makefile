@@ -15,7 +15,7 @@ help:
 	@echo 'make demo    capture on lo, show the pcap; then all buses and sinks'
 	@echo 'make test    every test (T=pcapdaemon.test.test_x for some)'
 	@echo 'make check   lint, types, docs, news and wheel'
-	@echo 'make bench   the benchmarks; as root'
+	@echo 'make bench   the benchmarks and their report; as root (B=storm for some)'
 	@echo 'make lint | format | types | docs | news | wheel | clean'
 
 demo: $(ENVIRONMENT)
@@ -35,10 +35,10 @@ format: $(ENVIRONMENT)
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
+# BENCH_QUICK=1: see that all work, in a report of its own under build.
 bench: $(ENVIRONMENT)
-	@for each in throughput requests arming latency limits idle upload stopping; do \
-		.venv/bin/python -m benchmarks.$$each || exit 1; \
-	done
+	@.ci/prepare programs
+	@.venv/bin/python -m benchmarks $(if $(BENCH_QUICK),--quick) $(B)
 
 $(ENVIRONMENT): .tox/tool/ready setup.cfg pyproject.toml
 	@echo 'make: setting up .venv'

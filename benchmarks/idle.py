@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from benchmarks.report import addEngine, kept, mebibytes, parser, table
+from benchmarks.report import addEngine, asked, mebibytes, parser, table
 from benchmarks.stage import NODE, Daemon, Redis, Stage, Watch, run, stage, warm
 from pcapdaemon.test.frames import Sender
 from pcapdaemon.test.network import TARGET
@@ -56,19 +56,22 @@ def exact(stage: Stage, port: int, name: str) -> bool:
     return list(sequences(stage.captures / name)) == list(wanted)
 
 
-def _bounded(
-    what: str, shown: Callable[[float], str], value: float, limit: float
-) -> tuple[str, ...]:
-    return what, shown(value), shown(limit), kept(value, limit)
+def _bounded(count: int, what: str, value: float, limit: float) -> tuple[str, ...]:
+    name, _, unit = what.rpartition(", ")
+    holds = asked(f"{count} captures at once: {name}", value, limit, unit)
+    return what, f"{value:.4g}", f"{limit:g}", holds
 
 
 def _answers(
-    when: str, watch: Watch, limit: float | None = None
+    when: str, watch: Watch, count: int = 0, limit: float | None = None
 ) -> Iterator[tuple[str, ...]]:
     times = watch.milliseconds
     what = f"slowest of {len(times)} GET /healthz while {when}, ms"
     slowest = f"{max(times):.1f}"
-    bound = ("", "") if limit is None else (f"{limit:g}", kept(max(times), limit))
+    bound = ("", "")
+    if limit is not None:
+        name = f"{count} captures at once: slowest answer while {when}"
+        bound = f"{limit:g}", asked(name, max(times), limit, "ms")
     yield what, slowest, *bound
     yield "- median", f"{statistics.median(times):.1f}", "", ""
 
@@ -114,14 +117,14 @@ def main() -> None:
         ("", "measured", "at most", "kept"),
         [
             ("all armed after, s", f"{tookArming:.2f}", "", ""),
-            *_answers("arming", arming, ANSWER),
-            _bounded("memory in all, MiB", mebibytes, total, MEMORY),
+            *_answers("arming", arming, count, ANSWER),
+            _bounded(count, "memory in all, MiB", total / 2**20, MEMORY / 2**20),
             ("- resident, rings mapped into it too", mebibytes(resident), "", ""),
             ("- kernel rings of it", mebibytes(rings), "", ""),
             ("- the same before the captures", mebibytes(bare), "", ""),
             ("- beside: children that check filters", mebibytes(children), "", ""),
             ("- beside: rings and recordings not mapped", mebibytes(beside), "", ""),
-            _bounded("CPU while idle, % of a core", "{:.2f}".format, percent, PERCENT),
+            _bounded(count, "CPU while idle, % of a core", percent, PERCENT),
             ("all ended and stored after, s", f"{tookEnding:.2f}", "", ""),
             *_answers("ending", ending),
             ("files with exactly their packets", f"{right} of {count}", "", ""),

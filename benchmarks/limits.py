@@ -8,13 +8,14 @@ C{bytes} end a capture with the very packet that reaches them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from benchmarks.report import addEngine, kept, parser, table
+from benchmarks.report import addEngine, asked, parser, table
 from benchmarks.stage import NODE, Daemon, Stage, run, stage
 from pcapdaemon.test.frames import frame
 
@@ -98,6 +99,16 @@ def counted(
     )
 
 
+def _late(what: str, milliseconds: float, right: bool) -> str:
+    """
+    @param right: Whether the right limit ended the capture.
+    @return: Whether it was in time.
+    """
+    # Too early, or ended by something else, is as bad as never.
+    late = milliseconds if right and milliseconds >= 0 else math.inf
+    return asked(f"late, {what}", late, LATE, "ms")
+
+
 def main() -> None:
     options = parser(__doc__)
     addEngine(options)
@@ -110,29 +121,31 @@ def main() -> None:
             for limit in ("timeout", "duration"):
                 if (kind, limit) == ("flood", "timeout"):
                     continue  # it never comes
-                asked = 1.5 if (kind, limit) == ("1 a second", "timeout") else 2.5
-                own, told, right = timed(made, daemon, kind, limit, asked)
+                limited = 1.5 if (kind, limit) == ("1 a second", "timeout") else 2.5
+                own, told, right = timed(made, daemon, kind, limit, limited)
                 late.append(
                     (
-                        f"{limit} {asked} s, {kind}",
+                        f"{limit} {limited} s, {kind}",
                         *(f"{own:.1f}", f"{told:.1f}", f"{LATE:.0f}"),
-                        kept(own, LATE) if right and own >= 0 else "NO",
+                        _late(f"{limit} {limited} s, {kind}", own, right),
                     )
                 )
-        for limit, asked in (
+        for limit, size in (
             *(("packets", n) for n in (1, 1000, 33_333)),
             *(("bytes", n) for n in (25, 24 + RECORD, 100_000, 9_999_999)),
         ):
-            packets, size, right = counted(made, daemon, limit, asked)
+            packets, found, right = counted(made, daemon, limit, size)
             exact.append(
                 (
-                    f"{limit} {asked}",
+                    f"{limit} {size}",
                     str(packets),
-                    str(size),
+                    str(found),
                     "yes" if right else "NO",
                 )
             )
         daemon.stop()
+    wrong = sum(row[-1] != "yes" for row in exact)
+    asked("limits of packets and bytes in a flood: not exact", wrong, 0)
     table(
         "Limits of time: ms late",
         ("", "by its own account", "when told", "at most", "kept"),

@@ -20,6 +20,7 @@ import trustme
 
 from twisted.internet.task import react
 
+from benchmarks.report import recording
 from benchmarks.stage import Failed, Stage
 from pcapdaemon.test.servers import Server
 
@@ -33,7 +34,8 @@ def runWithReactor(main: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
 
     async def guarded(reactor: Any) -> None:
         try:
-            await main(reactor)
+            with recording():
+                await main(reactor)
         except Failed as error:
             print(error, file=sys.stderr)
             raise SystemExit(1) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import mmap
+import os
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ import attrs
 import hiredis
 import toml
 
+from benchmarks.report import recording
 from benchmarks.usage import Usage
 from pcapdaemon.test.network import Pair, skipReason
 from pcapdaemon.test.servers import packed
@@ -85,10 +87,15 @@ def warm(size: int = 1 << 30) -> None:
     give it back two seconds after it was freed; a page costs 20 times as much
     then, whoever is first. That is not what is to be measured.
     """
-    memory = mmap.mmap(-1, size)
-    for page in range(0, size, mmap.PAGESIZE):
-        memory[page] = 1
-    memory.close()
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, size, flags=flags).close()
+
+
+def leftovers(pid: int | None = None) -> str:
+    """
+    @return: How the names of the directories of a process begin.
+    """
+    return f"pcapdaemon-{os.getpid() if pid is None else pid}-"
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def stage() -> Iterator[Stage]:
     signal.signal(signal.SIGTERM, _terminated)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with (
-        tempfile.TemporaryDirectory(prefix="pcapdaemon-", dir=memory) as directory,
+        tempfile.TemporaryDirectory(prefix=leftovers(), dir=memory) as directory,
         Pair() as pair,
     ):
         yield Stage(pair, Path(directory))
@@ -113,7 +120,8 @@ def run(main: Callable[[], None]) -> None:
     Run a program; what prevents it is one line and status 1.
     """
     try:
-        main()
+        with recording():
+            main()
     except Failed as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -136,6 +144,7 @@ class Daemon:
         stage: Stage,
         redis: bool = False,
         status: str = "ok",
+        port: int = HTTP_PORT,
         **sections: Mapping[str, object],
     ) -> None:
         """
@@ -143,6 +152,7 @@ class Daemon:
 
         @param redis: Whether it subscribes to a L{Redis} that runs already.
         @param status: What it is to say of itself: C{ok}, or C{degraded}.
+        @param port: Of its HTTP server.
         @param sections: Tables of the configuration, beyond the node's name, the
             local sink and the listeners.
         """
@@ -150,12 +160,13 @@ class Daemon:
         settings: dict[str, dict[str, object]] = {
             **{name: dict(section) for name, section in sections.items()},
             "general": {**general, **sections.get("general", {})},
-            "http": {"listen": True, "port": HTTP_PORT},
+            "http": {"listen": True, "port": port},
             "redis": {"listen": redis, "port": REDIS_PORT, "channel": CHANNEL},
         }
-        file = stage.directory / "pcapdaemon.toml"
+        file = stage.directory / f"pcapdaemon-{port}.toml"
         file.write_text(toml.dumps(settings))
         self._pair = stage.pair
+        self._port = port
         self.events: list[Event] = []
         self.levels: Counter[str] = Counter()
         self.tracebacks = 0
@@ -245,7 +256,7 @@ class Daemon:
         """
         @return: A connection to its HTTP server.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         with self._pair.enter("b"):
             connection.connect()
         return connection
@@ -386,7 +397,7 @@ class BareCapture:
             text=True,
         )
 
-    def do(self, *task: object) -> float:
+    def do(self, *task: object) -> Any:
         """
         @param task: The name of a function, and its arguments.
         @return: What it returned.
@@ -398,4 +409,4 @@ class BareCapture:
         answer = self._process.stdout.readline()
         if not answer:
             raise Failed("the plain library failed")
-        return float(answer)
+        return json.loads(answer)

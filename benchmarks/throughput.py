@@ -1,243 +1,286 @@
 # See LICENSE for details.
 """
-Two million small frames through a veth pair into one capture: what is lost, and
-what a packet costs. tcpdump, and dumpcap where it is installed, get the same
-frames in turn, with the same filter, snap length and size of ring; all write to
-memory.
+Frames through a veth pair into captures that write to memory: what is lost, and
+what a packet costs, beside tcpdump, and dumpcap where it is installed, which get
+the same frames in turn. All have their default settings; where one of the others
+has the daemon's ring and snap length, it says so.
 
-The daemon's cost is that of the whole process and its children from just before
-the first frame until the file is stored, its copy and checksum included; that
-of the others is from just before the first frame to their end.
+In four parts: small frames flat out; sizes and rates; eight captures at once;
+large frames, which fill rings fast.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
 import statistics
-import subprocess
-from array import array
-from collections.abc import Callable
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
-import attrs
+from benchmarks.contenders import (
+    REST,
+    RING,
+    SNAP,
+    STEPS,
+    Contender,
+    Dumpcap,
+    Load,
+    Pcapdaemon,
+    Program,
+    Run,
+    Tcpdump,
+)
+from benchmarks.report import asked, chart, parser, ratio, table
+from benchmarks.results import Bar
+from benchmarks.stage import Stage, run, stage
 
-from benchmarks.report import addEngine, kept, parser, ratio, table
-from benchmarks.stage import NODE, Daemon, Failed, Stage, run, stage, until, warm
-from benchmarks.usage import cpu, cpuAtEnd
-from pcapdaemon.test.pcapfile import sequences
+#: The most CPU of a packet, as a multiple of tcpdump's: with each engine, and with
+#: eight captures at once.
+LIBPCAP, PCAPY, EIGHT = 1.0, 3.5, 1.0
+#: The daemon with each engine, and with whole packets.
+OWN, OLD, WHOLE = "pcapdaemon", "pcapdaemon, pcapy engine", "pcapdaemon, whole packets"
+REFERENCE = Tcpdump.command
+SIZES, RATES = (128, 512, 1400), (200_000, 500_000, 1_000_000, 0)
+#: Seconds for which frames are sent in one run of the matrix, and the rate that is
+#: reckoned with flat out.
+_SECONDS, _FLAT_OUT = 0.5, 1_000_000
+#: Bytes and rate of what fills a ring fast.
+LARGE, LARGE_RATE = 1400, 300_000
+COLUMNS = ("Mpps sent", "lost", "in order", "kernel drops", "µs/packet", "to tcpdump")
 
-FILTER, SNAP, RING = "udp port 9", 500, 64 << 20
-#: The most µs of CPU that a packet may cost.
-LIMIT = 0.4
+Runs = dict[str, list[Run]]
 
 
-@attrs.frozen
-class Result:
+class Field:
     """
-    One run of one program.
-
-    @ivar rate: Frames a second, as sent.
-    @ivar captured: Packets in the file.
-    @ivar ordered: Whether their numbers only rise.
-    @ivar drops: What the kernel dropped, by the program's own account.
-    @ivar cpu: Seconds of processor time, children included.
-    @ivar children: Of which its children.
-    """
-
-    rate: float
-    captured: int
-    ordered: bool
-    drops: int
-    cpu: float
-    children: float = 0
-
-
-@attrs.frozen
-class Load:
-    """
-    What is sent, each time.
+    All contenders, on one stage.
     """
 
-    count: int
-    size: int
-    rate: float
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._made: dict[str, Contender] = {}
+        self._makers: dict[str, Callable[[], Contender]] = {
+            OWN: lambda: Pcapdaemon(OWN, stage, "auto"),
+            OLD: lambda: Pcapdaemon(OLD, stage, "pcapy", 1),
+            WHOLE: lambda: Pcapdaemon(WHOLE, stage, "auto", 2, {"snap": 262_144}),
+        }
+        kinds: tuple[type[Program], ...] = (Tcpdump, Dumpcap)
+        for kind in kinds:
+            if not kind.installed():
+                print(f"{kind.command} is not installed")
+                continue
+            for same in (False, True):
+                other = kind(same)
+                self._makers[other.name] = lambda other=other: other  # type: ignore[misc]
 
-    def send(self, stage: Stage, before: Callable[[], None]) -> float:
+    def measure(
+        self, names: Iterable[str], load: Load, repeat: int, captures: int = 1
+    ) -> Runs:
         """
-        Send it.
-
-        @param before: Called when all is prepared.
-        @return: The rate that was reached.
+        Have some of the contenders capture by turns.
         """
-        flood = stage.pair.flood(self.count, self.size, self.rate)
-        warm()
-        before()
-        flood.start()
-        return float(flood.result(120)["rate"])
+        runs: Runs = {name: [] for name in names if name in self._makers}
+        for _ in range(repeat):
+            for name, done in runs.items():
+                if name not in self._made:
+                    self._made[name] = self._makers[name]()
+                done.append(self._made[name].measure(self._stage, load, captures))
+        return runs
 
 
-def _numbers(path: Path) -> tuple[int, bool]:
+def cost(runs: Sequence[Run]) -> float:
     """
-    @return: How many packets a file has, and whether their numbers only rise.
+    @return: The median of the microseconds for a packet.
     """
-    numbers = sequences(path)
-    path.unlink()
-    if numbers == array("Q", range(len(numbers))):
-        return len(numbers), True
-    return len(numbers), all(a < b for a, b in pairwise(numbers))
+    return statistics.median(each.each for each in runs)
 
 
-def daemon(stage: Stage, load: Load, engine: str) -> Result:
+def times(runs: Runs, name: str) -> float:
     """
-    One capture by a fresh daemon.
+    @return: How many times tcpdump's the median cost is; 0 without tcpdump.
     """
-    general = {"maxpackets": load.count, "maxbytes": 10**9}
-    it = Daemon(stage, general=general, capture={"engine": engine})
-    before = [0.0, 0.0]
-
-    def arm() -> None:
-        request = {"node": NODE, "interface": "vb", "bpf": FILTER, "timeout": 3}
-        answer = it.ask("POST", "/captures", {**request, "packets": load.count})
-        if "ids" not in answer:
-            raise Failed(f"the request was refused: {answer}")
-        it.wait("armed")
-        before[:] = it.usage.cpu(), it.usage.childrensCPU()
-
-    rate = load.send(stage, arm)
-    [stored] = it.wait("stored")
-    own = it.usage.cpu() - before[0]
-    children = it.usage.childrensCPU() - before[1]
-    [completed] = it.wait("completed")
-    it.stop()
-    captured, ordered = _numbers(stage.captures / stored["filename"])
-    drops = sum(completed["dropped"].values())
-    return Result(rate, captured, ordered, drops, own + children, children)
+    return cost(runs[name]) / cost(runs[REFERENCE]) if REFERENCE in runs else 0
 
 
-def _ended(process: subprocess.Popen[str]) -> bool:
-    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-    return os.waitid(os.P_PID, process.pid, options) is not None
-
-
-def _other(
-    stage: Stage, load: Load, command: list[str], path: Path, ready: str, drops: str
-) -> Result:
+def cells(runs: Runs, name: str) -> list[str]:
     """
-    One capture by a program that ends after so many packets.
-
-    @param ready: What it says on standard error when it is ready.
-    @param drops: A regular expression for what it says at its end.
+    @return: What stands in the columns of L{COLUMNS}.
     """
-    path.touch()
-    process = stage.pair.spawn("b", command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    errors, said, before = process.stderr, "", 0.0
-
-    def arm() -> None:
-        nonlocal said, before
-        while ready not in said:
-            line = errors.readline()
-            if not line:
-                raise Failed(f"{command[0]} ended at once: {said}")
-            said += line
-        before = cpu(process.pid)
-
-    rate = load.send(stage, arm)
-    try:
-        until("the end", 2, lambda: _ended(process))
-    except Failed:
-        # It waits for packets that were lost.
-        process.send_signal(signal.SIGINT)
-    used = cpuAtEnd(process) - before
-    said += errors.read()
-    found = re.search(drops, said)
-    if found is None:
-        raise Failed(f"{command[0]} did not say what was dropped: {said}")
-    captured, ordered = _numbers(path)
-    return Result(rate, captured, ordered, int(found[1]), used)
+    own = runs[name]
+    return [
+        f"{statistics.median(each.rate for each in own) / 1e6:.2f}",
+        percent(max(each.lost for each in own)),
+        "yes" if all(each.ordered for each in own) else "NO",
+        str(max(each.drops for each in own)),
+        f"{cost(own):.3f}",
+        ratio(cost(own), cost(runs[REFERENCE]) if REFERENCE in runs else 0),
+    ]
 
 
-def tcpdump(stage: Stage, load: Load) -> Result:
+def percent(value: float) -> str:
+    return "0" if not value else f"{value:.2f} %"
+
+
+def shares(runs: Sequence[Run]) -> dict[str, float]:
     """
-    One capture by tcpdump.
+    @return: Microseconds for a packet of each step of the daemon, in the run of
+        median cost.
     """
-    path = stage.directory / "tcpdump.pcap"
-    options = f"-n -i vb -s {SNAP} -B {RING >> 10} -c {load.count} -Z root".split()
-    command = ["tcpdump", *options, "-w", str(path), FILTER]
-    return _other(stage, load, command, path, "listening on", r"(\d+) packets? dropped")
+    middle = sorted(runs, key=lambda each: each.cpu)[(len(runs) - 1) // 2]
+    return {step: used / middle.wanted * 1e6 for step, used in middle.steps.items()}
 
 
-def dumpcap(stage: Stage, load: Load) -> Result:
+def bar(name: str, runs: Sequence[Run], steps: bool = True) -> Bar:
+    parts = list(shares(runs).values()) if steps else []
+    return Bar(name, parts or [cost(runs)], name.startswith(OWN))
+
+
+def flatOut(field: Field, load: Load, repeat: int) -> None:
     """
-    One capture by dumpcap.
+    Small frames, as fast as they can be sent.
     """
-    path = stage.directory / "dumpcap.pcap"
-    options = f"-q -P -i vb -s {SNAP} -B {RING >> 20} -c {load.count}".split()
-    command = ["dumpcap", *options, "-w", str(path), "-f", FILTER]
-    return _other(stage, load, command, path, "File: ", r"on interface .*: \d+/(\d+)")
+    same = [f"{kind.command}, same ring" for kind in (Tcpdump, Dumpcap)]
+    names = [OWN, OLD, REFERENCE, same[0], Dumpcap.command, same[1]]
+    runs = field.measure(names, load, repeat)
+    title = f"{load.count:,} frames of {load}, {repeat} runs by turns"
+    table(
+        f"{title}: medians, most lost; same ring: {RING >> 20} MiB, snap length {SNAP}",
+        ("", *COLUMNS),
+        [[name, *cells(runs, name)] for name in runs],
+    )
+    own = [name for name in runs if name.startswith(OWN)]
+    steps = {name: shares(runs[name]) for name in own}
+    reference = cost(runs[REFERENCE]) if REFERENCE in runs else 0
+    table(
+        "Where the daemon's own CPU goes, µs a packet, in the run of median cost",
+        ("", *STEPS.values(), REST, "capture to tcpdump"),
+        [
+            [
+                name,
+                *(f"{each:.3f}" for each in steps[name].values()),
+                ratio(steps[name]["capture"], reference),
+            ]
+            for name in own
+        ],
+    )
+    chart(
+        f"CPU, µs a packet: one capture, {load}",
+        [bar(name, done) for name, done in runs.items()],
+        [*STEPS.values(), REST],
+    )
+    if REFERENCE in runs:
+        for name, limit in ((OWN, LIBPCAP), (OLD, PCAPY)):
+            what = f"{load}: CPU a packet of {name}, to tcpdump"
+            asked(what, times(runs, name), limit)
+    asked(f"{load}: lost by {OWN}", lost(runs[OWN]), 0, "packets")
+
+
+def lost(runs: Sequence[Run]) -> int:
+    """
+    @return: The most packets that any run has lost.
+    """
+    return max(each.wanted - each.captured for each in runs)
+
+
+def matrix(field: Field, sizes: Sequence[int], seconds: float, repeat: int) -> None:
+    """
+    Every size at every rate.
+    """
+    rows, most = [], 0
+    bars = []
+    for size in sizes:
+        for rate in RATES:
+            load = Load(int(seconds * (rate or _FLAT_OUT)), size, rate)
+            runs = field.measure([OWN, REFERENCE, Dumpcap.command], load, repeat)
+            rows += [[f"{load}: {name}", *cells(runs, name)] for name in runs]
+            most = max(most, lost(runs[OWN]))
+            if rate == RATES[1]:
+                bars += [bar(f"{size:,} bytes: {n}", r, False) for n, r in runs.items()]
+    table(
+        f"Sizes and rates, {seconds:g} s of frames each, {repeat} runs by turns: "
+        "medians, most lost",
+        ("", *COLUMNS),
+        rows,
+    )
+    for index, one in enumerate(bars):
+        bars[index] = Bar(one.label, one.parts, OWN in one.label)
+    chart(f"CPU, µs a packet: one capture at {RATES[1] // 1000} kpps", bars)
+    asked("all sizes and rates: lost by pcapdaemon", most, 0, "packets")
+
+
+def several(field: Field, load: Load, captures: int, repeat: int) -> None:
+    """
+    Several captures at once on one device.
+    """
+    same = f"{REFERENCE}, same ring"
+    runs = field.measure([OWN, REFERENCE, same], load, repeat, captures)
+    table(
+        f"{captures} captures at once on one device, {load.count:,} frames of {load}, "
+        f"{repeat} runs by turns: medians, most lost of all captures together",
+        ("", *COLUMNS),
+        [[f"{captures} x {name}", *cells(runs, name)] for name in runs],
+    )
+    chart(
+        f"CPU, µs a packet: {captures} captures at once, {load}",
+        [bar(name, done) for name, done in runs.items()],
+        [*STEPS.values(), REST],
+    )
+    what = f"{captures} captures at once, {load}"
+    asked(f"{what}: lost", lost(runs[OWN]), 0, "packets")
+    if REFERENCE in runs:
+        ofTcpdump = f"{what}: CPU to {captures} tcpdumps"
+        asked(ofTcpdump, times(runs, OWN), EIGHT)
+
+
+def large(field: Field, load: Load, repeat: int) -> None:
+    """
+    Large frames, which fill a ring fast.
+    """
+    same = f"{REFERENCE}, same ring"
+    names = [OWN, WHOLE, REFERENCE, Dumpcap.command, same]
+    runs = field.measure(names, load, repeat)
+    table(
+        f"{load.count:,} frames of {load}, {repeat} runs by turns: medians, most lost; "
+        f"{OWN} and same ring keep {SNAP} bytes of each packet, the others all",
+        ("", *COLUMNS),
+        [[name, *cells(runs, name)] for name in runs],
+    )
+    chart(
+        f"Lost, %, the worst of {repeat} runs: {load}",
+        [
+            Bar(name, [max(each.lost for each in done)], name.startswith(OWN))
+            for name, done in runs.items()
+        ],
+    )
+    for name in (OWN, WHOLE):
+        asked(f"{load}: lost by {name}", lost(runs[name]), 0, "packets")
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--count", type=int, default=2_000_000, help="frames")
-    options.add_argument("--size", type=int, default=128, help="bytes of a frame")
+    parts = ("flatout", "matrix", "eight", "large")
+    options.add_argument("--only", choices=parts, nargs="+", default=parts)
+    options.add_argument("--count", type=int, default=1_000_000, help="flat out")
+    options.add_argument("--size", type=int, default=128, help="bytes, flat out")
+    options.add_argument("--captures", type=int, default=8, help="at once")
+    options.add_argument("--frames", type=int, default=500_000, help="for the last two")
     options.add_argument(
-        "--rate", type=float, default=1.4e6, help="frames a second; 0: flat out"
+        "--seconds", type=float, default=_SECONDS, help="of each size and rate"
     )
-    options.add_argument("--repeat", type=int, default=5, help="runs of each program")
-    addEngine(options)
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes")
+    options.add_argument("--repeat", type=int, default=5, help="runs flat out")
+    options.add_argument("--others", type=int, default=3, help="runs of the rest")
     arguments = options.parse_args()
-    load = Load(arguments.count, arguments.size, arguments.rate)
-    programs: dict[str, Callable[[Stage, Load], Result]] = {
-        "pcapdaemon": partial(daemon, engine=arguments.engine),
-        "tcpdump": tcpdump,
-        "dumpcap": dumpcap,
-    }
-    for name in ("tcpdump", "dumpcap"):
-        if shutil.which(name) is None:
-            del programs[name]
-            print(f"{name} is not installed")
-    results: dict[str, list[Result]] = {name: [] for name in programs}
-    for _ in range(arguments.repeat):
-        for name, program in programs.items():
-            with stage() as made:
-                results[name].append(program(made, load))
-
-    def microseconds(name: str, what: str = "cpu") -> float:
-        used: list[float] = [getattr(each, what) for each in results[name]]
-        return statistics.median(used) / load.count * 1e6
-
-    reference = microseconds("tcpdump") if "tcpdump" in results else 0
-    rows = []
-    for name, runs in results.items():
-        cost = microseconds(name)
-        rows.append(
-            (
-                name,
-                f"{statistics.median(each.rate for each in runs) / 1e6:.2f}",
-                str(min(each.captured for each in runs)),
-                "yes" if all(each.ordered for each in runs) else "NO",
-                str(max(each.drops for each in runs)),
-                f"{cost:.3f}",
-                f"{microseconds(name, 'children'):.3f}",
-                ratio(cost, reference),
-                kept(cost, LIMIT) if name == "pcapdaemon" else "",
-            )
-        )
-    table(
-        f"{load.count} frames of {load.size} bytes, {arguments.repeat} runs: medians, "
-        "fewest captured, most dropped",
-        (
-            *("program", "Mpps sent", "captured", "in order", "kernel drops"),
-            *("µs/packet", "of children", "to tcpdump", f"at most {LIMIT}"),
-        ),
-        rows,
-    )
+    with stage() as made:
+        field = Field(made)
+        if "flatout" in arguments.only:
+            load = Load(arguments.count, arguments.size)
+            flatOut(field, load, arguments.repeat)
+        if "eight" in arguments.only:
+            load = Load(arguments.frames, 128, 500_000)
+            several(field, load, arguments.captures, arguments.others)
+        if "large" in arguments.only:
+            load = Load(arguments.frames, LARGE, LARGE_RATE)
+            large(field, load, arguments.others)
+        if "matrix" in arguments.only:
+            matrix(field, arguments.sizes, arguments.seconds, arguments.others)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 _libc = ctypes.CDLL(None)
@@ -60,6 +61,23 @@ class Usage:
         @return: Seconds of processor time of the process itself.
         """
         return cpu(self.pid)
+
+    def byPool(self) -> dict[str, float]:
+        """
+        @return: Seconds of processor time of the threads that there are, by the
+            name of their pool; that of the reactor's thread is C{reactor}.
+        """
+        used: Counter[str] = Counter()
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                name = (task / "comm").read_text().strip()
+                # Nanoseconds on a processor come first.
+                ran = (task / "schedstat").read_text().split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # has just ended
+            own = int(task.name) == self.pid
+            used["reactor" if own else name.rpartition("-")[0]] += int(ran)
+        return {name: ran / 1e9 for name, ran in used.items()}
 
     def childrensCPU(self) -> float:
         """

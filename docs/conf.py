@@ -23,5 +23,6 @@ html_theme_options = {
 }
 html_show_sourcelink = False
 nitpicky = True
-extensions = ["sphinx.ext.autosectionlabel"]
+# The report of the benchmarks is in Markdown.
+extensions = ["myst_parser", "sphinx.ext.autosectionlabel"]
 autosectionlabel_prefix_document = True
