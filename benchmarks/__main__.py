@@ -134,6 +134,8 @@ def main() -> None:
     if unknown:
         options.error(f"no such program: {', '.join(sorted(unknown))}")
     directory = arguments.directory or (QUICK if arguments.quick else REPORT)
+    # As by Ctrl-C: what runs is ended, and what it leaves is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started, failed = time.monotonic(), []
     for program in PROGRAMS:
         if program.name in (arguments.programs or NAMES) and not arguments.report:
