@@ -9,6 +9,8 @@ from io import BufferedReader
 
 import attrs
 
+from twisted.logger import Logger
+
 from pcapdaemon.capture.recording import Recording
 
 #: Memory comes in pieces of this size.
@@ -58,6 +60,8 @@ class Shelf:
     @ivar used: Bytes of memory that the files take.
     """
 
+    _log = Logger()
+
     def __init__(self, budget: int = 0, most: int = _MOST) -> None:
         """
         @param budget: Bytes of memory that all files together may take.
@@ -83,12 +87,22 @@ class Shelf:
 
     def keep(self, recording: Recording) -> None:
         """
-        Keep a finished recording that has packets, unless it alone is too large.
+        Keep a finished recording that has packets, unless it alone is too large
+        or there is no descriptor left for it. Whatever happens, its sinks get it.
         """
         if _memory(recording.size) > self._budget:
             return
+        try:
+            stream = recording.open()
+        except OSError as error:
+            self._log.warn(
+                "{name} is not kept: {error}",
+                name=recording.filename,
+                error=str(error),
+            )
+            return
         self._files[recording.plan.id] = KeptFile(
-            recording.filename, recording.size, recording.sha256, recording.open()
+            recording.filename, recording.size, recording.sha256, stream
         )
         self.used += _memory(recording.size)
         self._shrink()

@@ -152,6 +152,13 @@ class LookingTests(LookingCase):
             self.assertEqual(response.json()["reason"], "invalid")
             self.assertIn(query.partition("=")[0], response.json()["detail"])
 
+    async def test_bytes(self) -> None:
+        """
+        A last number that is no text is one that nobody gave.
+        """
+        client = await self.watcher("?last=%ff", b"Last-Event-ID: \xff\r\n")
+        await client.until(b'"reason": "unknown"')
+
     async def test_end(self) -> None:
         """
         When the listener stops, who watches is told at once.

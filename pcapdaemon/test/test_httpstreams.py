@@ -151,7 +151,7 @@ class SiteTestCase(SynchronousTestCase):
         channel.makeConnection(transport)
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
         lines += [f"{name.replace('_', '-')}: {headers[name]}" for name in headers]
-        channel.dataReceived("\r\n".join([*lines, "", ""]).encode())
+        channel.dataReceived("\r\n".join([*lines, "", ""]).encode("latin-1"))
         return transport
 
     def ask(
@@ -270,6 +270,13 @@ class DownloadTests(SiteTestCase):
         }.items():
             self.assertEqual(byteRange(header, 100), expected, header)
 
+    def test_bytes(self) -> None:
+        """
+        What no text is in a header is what does not fit.
+        """
+        code, _, body = self.ask("/file", Range="bytes=\xff", If_Range="\xff")
+        self.assertEqual((code, body), (200, self.data))
+
     def test_gone(self) -> None:
         """
         When the client goes, the file is closed.
@@ -345,6 +352,22 @@ class StreamTests(SiteTestCase):
         self.assertEqual(self.ask("/file")[0], 200)
         second.loseConnection()
         self.assertEqual(self.site.streams, set())
+
+    def test_fault(self) -> None:
+        """
+        A stream that breaks while it is written does not look as if it had ended.
+        """
+
+        def resume(ticker: Ticker) -> None:
+            raise RuntimeError("inside")
+
+        self.patch(Ticker, "resumeProducing", resume)
+        transport = self.connect("/stream")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertTrue(transport.aborted)
+        self.assertTrue(self.tickers[0].stopped)
+        self.assertEqual(self.site.streams, set())
+        self.assertNotIn(b"0\r\n\r\n", transport.value())
 
     def test_head(self) -> None:
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.capture.recording import Recording
@@ -103,6 +104,18 @@ class ShelfTests(SynchronousTestCase):
         self.keep("c4")
         self.assertEqual((self.kept(), self.shelf.used), ([], 0))
         self.assertEqual([held(recording) for recording in recordings], [0, 0, 0])
+
+    def test_impossible(self) -> None:
+        """
+        That a file cannot be kept is said, and hurts nobody.
+        """
+        recording = makeRecording(self, "c1")
+        recording.close()
+        with capturedLogs() as events:
+            self.shelf.keep(recording)
+        self.assertEqual((self.kept(), self.shelf.used), ([], 0))
+        [event] = events
+        self.assertIn(f"{recording.filename} is not kept", str(formatEvent(event)))
 
     def test_reader(self) -> None:
         """

@@ -42,7 +42,7 @@ class Events(ApiResource):
         if requestId is not None and not 0 < len(requestId) <= MAXREQUESTID:
             return _invalid("request_id", requestId, f"1 to {MAXREQUESTID} characters")
         # A browser that comes back says it in the header, with the same query.
-        last = request.getHeader("Last-Event-ID") or _argument(request, b"last")
+        last = request.text("Last-Event-ID") or _argument(request, b"last")
         wish = Wish(requestId or "", progress != "0", last)
         return Stream(lambda sink: Watcher(self._feed, wish, sink), "text/event-stream")
 

@@ -223,7 +223,7 @@ class Metrics(ApiResource):
         """
         All of it, as it is now.
         """
-        return Content(*self._exposition(request.getHeader("Accept") or ""))
+        return Content(*self._exposition(request.text("Accept") or ""))
 
 
 def makeRoot(served: Served) -> Resource:

@@ -13,28 +13,17 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IPushProducer,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import CACHED, HTTPChannel
+from twisted.web.http import CACHED
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from pcapdaemon.listeners.http.channel import ApiChannel, BodyTooLarge
 from pcapdaemon.listeners.http.guard import Guard
 from pcapdaemon.listeners.http.reply import RETRY_AFTER, Answering, problem
-
-
-class _BodyTooLarge(Exception):
-    """
-    A body in chunks has grown over the limit.
-    """
 
 
 class ApiRequest(Request):
@@ -65,7 +54,7 @@ class ApiRequest(Request):
         """
         size = self.content.tell() + len(data)
         if size > self.channel.site.maxBody():
-            raise _BodyTooLarge(size)
+            raise BodyTooLarge(size)
         self.content.write(data)
 
     def process(self) -> None:
@@ -112,6 +101,13 @@ class ApiRequest(Request):
             self.setHeader(name, value)
         self.setHeader(b"Content-Type", reply.kind)
         reply.send(self)
+
+    def text(self, name: str) -> str | None:
+        """
+        The last value of a header, whatever bytes it has.
+        """
+        values = self.requestHeaders.getRawHeaders(name.encode("ascii"), [])
+        return values[-1].decode("latin-1") if values else None
 
     def isKnown(self, etag: str) -> bool:
         """
@@ -177,9 +173,13 @@ class ApiRequest(Request):
 
     def processingFailed(self, reason: Failure) -> None:
         """
-        Tell the log, and the client only that it happened.
+        Tell the log, and the client, if it can be told, only that it happened.
         """
         self._log.failure("An HTTP request cannot be answered", reason)
+        if self.startedWriting and self.channel is not None:
+            # Half an answer: nobody shall take it for a whole one.
+            self.channel.transport.abortConnection()
+            return
         self.reply(
             problem(
                 HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -187,150 +187,6 @@ class ApiRequest(Request):
                 "the daemon's log says more",
             )
         )
-
-
-class ApiChannel(HTTPChannel):
-    """
-    One connection.
-
-    @ivar cut: Whether the rest of a body is being thrown away.
-    @ivar closing: Whether the connection is on its way down.
-    @ivar stuck: Whether the client does not read a stream or download.
-    """
-
-    site: ApiSite
-    transport: ITCPTransport
-    cut = False
-    closing = False
-    stuck = False
-
-    def connectionMade(self) -> None:
-        """
-        Join the site's connections.
-        """
-        super().connectionMade()
-        self.site.channels.add(self)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """
-        Leave the site's connections.
-        """
-        super().connectionLost(reason)
-        self.site.left(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Go on without a new lease of time, which the base class would give: a
-        whole request must come within the time-out, however it trickles.
-        """
-        LineReceiver.dataReceived(self, data)
-
-    def headerReceived(self, line: bytes) -> bool:
-        """
-        Refuse a length with more digits than C{int} takes, too.
-        """
-        try:
-            return bool(super().headerReceived(line))
-        except ValueError:
-            self._respondToBadRequestAndDisconnect()
-            return False
-
-    def checkPersistence(self, request: ApiRequest, version: bytes) -> bool:
-        """
-        Keep no connection when the site closes.
-        """
-        return not self.site.closing and bool(
-            super().checkPersistence(request, version)
-        )
-
-    def allHeadersReceived(self) -> None:
-        """
-        Answer at once, without the body, where it is announced as too large.
-        """
-        size = self.length or 0
-        tooLarge = size > self.site.maxBody()
-        if tooLarge:
-            self.length = 0
-            self.requests[-1].requestHeaders.removeHeader(b"Expect")
-        super().allHeadersReceived()
-        if tooLarge:
-            self._cutOff(size)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """
-        Take a part of the body, or throw it away.
-        """
-        if self.cut:
-            return
-        try:
-            super().rawDataReceived(data)
-        except _BodyTooLarge as e:
-            self._cutOff(e.args[0])
-            self.allContentReceived()
-
-    def _cutOff(self, size: int) -> None:
-        self.cut = True
-        self.persistent = False
-        request = self.requests[-1]
-        request.cutOff = size
-        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-
-    def loseConnection(self) -> None:
-        """
-        Close when all is written, but wait for no client for ever.
-        """
-        self.closing = True
-        self.setTimeout(self.abortTimeout)
-        if self.cut:
-            # To close with unread data is to reset the connection, and then the
-            # client might never see the answer. So it goes first.
-            self.transport.loseWriteConnection()
-        else:
-            super().loseConnection()
-
-    def timeoutConnection(self) -> None:
-        """
-        Close, and when that has been tried or cannot work, abort.
-        """
-        if self.closing or self.stuck:
-            self.transport.abortConnection()
-        else:
-            self.loseConnection()
-
-    def pauseProducing(self) -> None:
-        """
-        Give a client that does not read a stream some time, and no more.
-        """
-        super().pauseProducing()
-        if self._isStreaming():
-            self.stuck = True
-            self.setTimeout(self.site.timeOut)
-
-    def resumeProducing(self) -> None:
-        """
-        It has read.
-        """
-        if self.stuck:
-            self.stuck = False
-            if self._isStreaming():
-                self.setTimeout(None)
-        super().resumeProducing()
-
-    def _isStreaming(self) -> bool:
-        return bool(self.requests) and self.requests[0].producer is not None
-
-    def finishUp(self) -> None:
-        """
-        Close when the request under way, if any, is answered; a stream ends now.
-        """
-        self.persistent = False
-        if not self.requests:
-            self.loseConnection()
-        elif self.requests[0].endless:
-            stuck = self.stuck
-            self.requests[0].end()
-            if stuck:
-                self.transport.abortConnection()
 
 
 class ApiSite(Site):

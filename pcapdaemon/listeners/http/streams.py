@@ -74,8 +74,8 @@ class Download:
             return
         request.setHeader(b"Accept-Ranges", b"bytes")
         offset, count = 0, self.size
-        wanted = request.getHeader("Range")
-        condition = request.getHeader("If-Range")
+        wanted = request.text("Range")
+        condition = request.text("If-Range")
         if wanted and condition in (None, f'"{self.etag}"'):
             part = byteRange(wanted, self.size)
             if part is not None:
