@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pcapdaemon.capture.budget import MemoryBudget
-from pcapdaemon.capture.recording import MemoryFile, Recording, digest
+from pcapdaemon.capture.recording import MemoryFile, Recording
 from pcapdaemon.interfaces import (
     Drained,
     Drops,
@@ -150,7 +150,7 @@ class Capture:
                 self._discard()
             sha256 = ""
             if self._file is not None:
-                sha256 = await self._threads.work(digest, self._file)
+                sha256 = await self._threads.work(self._file.digest)
         except Exception:
             # Not while a drain writes into what is given up.
             await self._handling.acquire()

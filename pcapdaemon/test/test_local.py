@@ -170,6 +170,21 @@ class LocalSinkTests(_Tests):
             self.assertEqual(others, 0)
         self.assertEqual(self.files(), ["web1-eth0-1-a.pcap"])
 
+    def test_unsupported(self) -> None:
+        """
+        A file system that the kernel cannot copy to by itself gets the file, too.
+        """
+
+        def sendfile(*arguments: object) -> int:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        self.patch(os, "sendfile", sendfile)
+        recording = makeRecording(self, content=LARGE)
+        self.sink.startService()
+        self.successResultOf(self.sink.store(recording))
+        path = self.directory / recording.filename
+        self.assertEqual(path.read_bytes(), LARGE)
+
     def test_full(self) -> None:
         """
         When the file cannot be completed nothing of it stays, the error says
