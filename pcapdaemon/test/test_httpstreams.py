@@ -74,17 +74,20 @@ class Ticker:
 
 class Transport(StringTransportWithDisconnection):
     """
-    A connection that a test sees the state of. It stops what writes to it when it
+    A connection that a test sees the state of, and where a client may leave
+    something C{unread}. It stops what writes to it when it
     goes, as real ones do.
     """
 
     protocol: Any
-    aborted = False
+    aborted = unread = False
 
     def loseConnection(self) -> None:
         """
-        Go.
+        Go, when all has been read.
         """
+        if self.unread and not self.aborted:
+            return
         producer, self.producer = self.producer, None
         if producer is not None:
             producer.stopProducing()
@@ -388,4 +391,17 @@ class StreamTests(SiteTestCase):
         self.assertTrue(reader.value().endswith(b"\r\n0\r\n\r\n"))
         self.assertFalse(reader.aborted)
         self.assertTrue(all(ticker.stopped for ticker in self.tickers))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unread(self) -> None:
+        """
+        Nobody waits long for a client to read the end of a stream.
+        """
+        transport = self.connect("/stream")
+        transport.unread = True
+        closed = self.site.close(1.0)
+        self.assertNoResult(closed)
+        self.clock.advance(0.1)
+        self.successResultOf(closed)
+        self.assertTrue(transport.aborted)
         self.assertEqual(self.clock.getDelayedCalls(), [])

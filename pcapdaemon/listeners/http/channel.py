@@ -16,6 +16,9 @@ from twisted.web.http import HTTPChannel
 if TYPE_CHECKING:
     from pcapdaemon.listeners.http.site import ApiRequest, ApiSite
 
+#: Seconds in which a client may read the end of a stream when the site closes.
+_LAST = 0.1
+
 
 class BodyTooLarge(Exception):
     """
@@ -165,3 +168,6 @@ class ApiChannel(HTTPChannel):
             self.requests[0].end()
             if stuck:
                 self.transport.abortConnection()
+            elif self in self.site.channels:
+                # What has been written may yet be read, if somebody reads.
+                self.setTimeout(_LAST)

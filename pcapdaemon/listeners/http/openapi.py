@@ -111,7 +111,7 @@ def paths() -> dict[str, dict[str, Any]]:
     return {
         "/": {
             "get": _operation(
-                "page",
+                "showPage",
                 "A page for people.",
                 {200: _other("The page.", "text/html")},
                 public=True,
@@ -119,12 +119,12 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/captures": {
             "get": _operation(
-                "captures",
+                "listCaptures",
                 "Running captures, and the last ones that are over.",
                 {200: _json("Oldest first.", "Captures")},
             ),
             "post": _operation(
-                "capture",
+                "requestCaptures",
                 "Ask for captures, or end some.",
                 {
                     202: _json(
@@ -142,14 +142,14 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/captures/{id}": {
             "get": _operation(
-                "one",
+                "showCapture",
                 "One capture.",
                 {200: _json("All that is known of it.", "Capture")},
                 problems=unknown,
                 parameters=[_ID],
             ),
             "delete": _operation(
-                "cancel",
+                "cancelCapture",
                 "End a capture and keep what it holds.",
                 {202: _json("It ends.", "Cancelled")},
                 problems={**unknown, 409: "It has ended already."},
@@ -158,7 +158,7 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/captures/{id}/file": {
             "get": _operation(
-                "file",
+                "downloadFile",
                 "The pcap of a capture that is over.",
                 {
                     200: _other(
@@ -181,7 +181,7 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/events": {
             "get": _operation(
-                "events",
+                "watchEvents",
                 "What happens, as server-sent events: Event, or Gap.",
                 {200: _other("It has no end.", "text/event-stream")},
                 problems={
@@ -208,7 +208,7 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/filters": {
             "post": _operation(
-                "judge",
+                "checkFilter",
                 "Whether a filter would be taken.",
                 {200: _json("It would.", "Judgement")},
                 body=ref("Filter"),
@@ -221,7 +221,7 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/healthz": {
             "get": _operation(
-                "health",
+                "showHealth",
                 "Whether the daemon does its work.",
                 {
                     200: _json("It does, perhaps without one of its buses.", "Health"),
@@ -232,21 +232,21 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/interfaces": {
             "get": _operation(
-                "interfaces",
+                "listInterfaces",
                 "The devices of this machine.",
                 {200: _json("All of them.", "Interfaces")},
             )
         },
         "/metrics": {
             "get": _operation(
-                "metrics",
+                "showMetrics",
                 "Figures for Prometheus.",
                 {200: _other("In the format that Accept asks for.", "text/plain")},
             )
         },
         "/openapi.json": {
             "get": _operation(
-                "openapi",
+                "describeRoutes",
                 "This description.",
                 {
                     200: {
@@ -258,14 +258,14 @@ def paths() -> dict[str, dict[str, Any]]:
         },
         "/refusals": {
             "get": _operation(
-                "refusals",
+                "listRefusals",
                 "What was refused lately.",
                 {200: _json("Newest last.", "Refusals")},
             )
         },
         "/triggers/{name}": {
             "post": _operation(
-                "trigger",
+                "notifyTrigger",
                 "Alerts that become requests.",
                 {
                     200: _json("None of them is for now and here.", "Outcomes"),
