@@ -344,14 +344,19 @@ class CaptureDaemon(Service):
             for name, service in self._parts.items()
             if name != "syslog" and service not in self.publishers
         }
-        listeners = [s for s in services.values() if IListener.providedBy(s)]
+        # HTTP is not among them: it shows what becomes of the captures.
+        buses = [
+            service
+            for name, service in services.items()
+            if IListener.providedBy(service) and name != "http"
+        ]
         captures = self._captures.stopService()
         self.progress.stopService()
         self._delivery.close(self.settings.capture.grace / 2)
-        await gatherResults([maybeDeferred(s.stopService) for s in listeners])
+        await gatherResults([maybeDeferred(s.stopService) for s in buses])
         await captures
-        for service in (self._checker, *reversed(services.values())):
-            if service not in listeners:
+        for service in (*reversed(services.values()), self._checker):
+            if service not in buses:
                 await maybeDeferred(service.stopService)
         self._shelf.close()
         return True

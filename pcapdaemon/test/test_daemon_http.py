@@ -178,7 +178,7 @@ class WatchTests(DaemonTestCase):
     def test_end(self) -> None:
         """
         Those who watch, also one who never reads, keep the daemon from nothing:
-        it ends as it does without them.
+        it ends as it does without them, and they hear how.
         """
         daemon = self.started()
         watchers = [Stream(self, daemon) for _ in range(3)]
@@ -187,6 +187,7 @@ class WatchTests(DaemonTestCase):
             watcher.until("armed")
         self.assertEqual(daemon.stop(), 0)
         for watcher in watchers[:2]:
+            watcher.until("completed")  # that is, what has become of it
             while watcher.next() is not None:
                 pass
         self.assertEqual(daemon.told("completed")[0]["stop"], "shutdown")

@@ -243,13 +243,50 @@ class FeedTests(SynchronousTestCase):
         client.watcher.pauseProducing()
         received = client.received
         self.emit(*(f"a{number}" for number in range(30)))
-        self.emit("a1", event="progress")
         self.assertEqual(client.received, received)
         client.watcher.resumeProducing()
         self.assertEqual(client.seen, ["gap", *(f"a{n}" for n in range(20, 30))])
         self.assertEqual(client.blocks[0].data["missed"], 20)
         self.emit("b1")
         self.assertEqual(client.seen[-1], "b1")
+
+    def test_slowProgress(self) -> None:
+        """
+        Of each capture's progress the last waits for who does not read, and comes
+        in its turn: nobody is left out because others were before it.
+        """
+        client, other = self.client(), self.client(progress=False)
+        client.watcher.pauseProducing()
+        other.watcher.pauseProducing()
+        self.emit("a1", "a2", event="armed")
+        self.emit("a1", "a2", "a1", event="progress")
+        self.emit("a1", event="completed")
+        self.emit("a2", event="progress")
+        client.watcher.resumeProducing()
+        other.watcher.resumeProducing()
+        self.assertEqual(
+            [(block.event, block.data["id"]) for block in client.blocks],
+            [
+                ("armed", "a1"),
+                ("armed", "a2"),
+                ("progress", "a1"),
+                ("completed", "a1"),
+                ("progress", "a2"),
+            ],
+        )
+        self.assertEqual(other.seen, ["a1", "a2", "a1"])
+
+    def test_burst(self) -> None:
+        """
+        Who is paused in the middle of a burst gets all of it later, once.
+        """
+        client = self.client()
+        client.room = 2
+        ids = [f"a{number}" for number in range(9)]
+        self.emit(*ids, event="progress")
+        self.assertEqual(client.seen, ids[:2])
+        client.watcher.resumeProducing()
+        self.assertEqual(client.seen, ids)
 
     def test_pausedMeanwhile(self) -> None:
         """A watcher stops in the middle of what has waited when it is told to."""

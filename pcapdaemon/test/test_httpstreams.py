@@ -127,7 +127,7 @@ class SiteTestCase(SynchronousTestCase):
         for name, answer in answers.items():
             root.putChild(name, Route(answer))
         self.site = ApiSite(
-            root, Guard(b"", False), lambda: 1000, 10, 2, 60.0, self.clock
+            root, Guard(b"", False), lambda: 1000, 10, 3, 60.0, self.clock
         )
 
     def open(self) -> BytesIO:
@@ -341,10 +341,11 @@ class StreamTests(SiteTestCase):
         told; when one goes there is room again.
         """
         first, second = self.connect("/stream"), self.connect("/file")
+        third = self.connect("/stream")
         for path in ("/stream", "/file"):
             code, headers, body = self.ask(path, Range="bytes=0-5")
             self.assertEqual(code, 503)
-            self.assertIn(b'{"reason": "busy", "detail": "2 streams', body)
+            self.assertIn(b'{"reason": "busy", "detail": "3 streams', body)
             self.assertEqual(headers["Content-Type"], "application/json")
             self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
             self.assertEqual(int(headers["Content-Length"]), len(body))
@@ -354,6 +355,7 @@ class StreamTests(SiteTestCase):
         first.loseConnection()
         self.assertEqual(self.ask("/file")[0], 200)
         second.loseConnection()
+        third.loseConnection()
         self.assertEqual(self.site.streams, set())
 
     def test_fault(self) -> None:
@@ -381,15 +383,21 @@ class StreamTests(SiteTestCase):
 
     def test_close(self) -> None:
         """
-        When the site closes, streams end at once: in good order, or, where
-        nobody reads, in any.
+        When the site closes, a stream ends in good order: at once, or when its
+        client has read what there is. Who does not read is cut off in the end.
         """
-        reader, sleeper = self.connect("/stream"), self.connect("/stream")
+        reader, slow, sleeper = [self.connect("/stream") for _ in range(3)]
+        slow.protocol.pauseProducing()
         sleeper.protocol.pauseProducing()
         closed = self.site.close(1.0)
-        self.successResultOf(closed)
         self.assertTrue(reader.value().endswith(b"\r\n0\r\n\r\n"))
-        self.assertFalse(reader.aborted)
+        self.assertTrue(slow.connected)
+        slow.protocol.resumeProducing()
+        self.assertTrue(slow.value().endswith(b"\r\n0\r\n\r\n"))
+        self.assertFalse(reader.aborted or slow.aborted or sleeper.aborted)
+        self.clock.advance(0.1)
+        self.successResultOf(closed)
+        self.assertTrue(sleeper.aborted)
         self.assertTrue(all(ticker.stopped for ticker in self.tickers))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -33,6 +33,7 @@ class ApiChannel(HTTPChannel):
     @ivar cut: Whether the rest of a body is being thrown away.
     @ivar closing: Whether the connection is on its way down.
     @ivar stuck: Whether the client does not read a stream or download.
+    @ivar ending: Whether the stream ends when it has read.
     """
 
     site: ApiSite
@@ -40,6 +41,7 @@ class ApiChannel(HTTPChannel):
     cut = False
     closing = False
     stuck = False
+    ending = False
 
     def connectionMade(self) -> None:
         """
@@ -141,7 +143,7 @@ class ApiChannel(HTTPChannel):
         super().pauseProducing()
         if self._isStreaming():
             self.stuck = True
-            self.setTimeout(self.site.timeOut)
+            self.setTimeout(_LAST if self.ending else self.site.timeOut)
 
     def resumeProducing(self) -> None:
         """
@@ -152,22 +154,30 @@ class ApiChannel(HTTPChannel):
             if self._isStreaming():
                 self.setTimeout(None)
         super().resumeProducing()
+        if self.ending and not self.stuck:
+            self.ending = False
+            self._endStream()
 
     def _isStreaming(self) -> bool:
         return bool(self.requests) and self.requests[0].producer is not None
 
     def finishUp(self) -> None:
         """
-        Close when the request under way, if any, is answered; a stream ends now.
+        Close when the request under way, if any, is answered; a stream ends when
+        its client has what there is.
         """
         self.persistent = False
         if not self.requests:
             self.loseConnection()
         elif self.requests[0].endless:
-            stuck = self.stuck
-            self.requests[0].end()
-            if stuck:
-                self.transport.abortConnection()
-            elif self in self.site.channels:
-                # What has been written may yet be read, if somebody reads.
+            self.ending = self.stuck
+            if self.ending:
                 self.setTimeout(_LAST)
+            else:
+                self._endStream()
+
+    def _endStream(self) -> None:
+        self.requests[0].end()
+        if self in self.site.channels:
+            # What has been written may yet be read, if somebody reads.
+            self.setTimeout(_LAST)

@@ -69,7 +69,8 @@ class Watcher:
     """
     One who watches. It holds nothing but its place in what the feed remembers:
     while it does not read, events wait there for it, and those that leave it before
-    they are read are counted in a C{gap}. C{progress} does not wait.
+    they are read are counted in a C{gap}. Of each capture's C{progress} the last one
+    waits.
     """
 
     def __init__(self, feed: Feed, wish: Wish, sink: Sink) -> None:
@@ -81,6 +82,9 @@ class Watcher:
         self._begun = False
         self._seen = feed.last
         self._unknown = False
+        #: What waits: a capture to after which event, and the C{progress}. In the
+        #: order of these events.
+        self._late: dict[str, tuple[int, bytes]] = {}
         if wish.last is not None:
             number = feed.number(wish.last)
             self._unknown = number is None
@@ -120,6 +124,7 @@ class Watcher:
         Nobody will read any more. Idempotent.
         """
         self._paused = True
+        self._late = {}
         self._feed.leave(self)
         leave, self._leave = self._leave, None
         if leave is not None:
@@ -129,7 +134,11 @@ class Watcher:
         """
         Write what the feed has beyond the last event that was seen.
         """
-        while not self._paused and self._seen < self._feed.last:
+        while not self._paused:
+            if self._late and self._tellLate():
+                continue
+            if self._seen >= self._feed.last:
+                return
             missed = self._feed.first - 1 - self._seen
             if missed > 0:
                 self._seen += missed
@@ -140,12 +149,29 @@ class Watcher:
             if self._wants(requestId):
                 self._sink.write(data)
 
-    def passing(self, requestId: str, data: bytes) -> None:
+    def _tellLate(self) -> bool:
         """
-        Write what is not remembered, if somebody reads right now.
+        Write the first C{progress} that has waited, if it comes before the next
+        event.
+
+        @return: Whether it did.
         """
-        if not self._paused and self._wish.progress and self._wants(requestId):
-            self._sink.write(data)
+        id, (after, data) = next(iter(self._late.items()))
+        if after > self._seen:
+            return False
+        del self._late[id]
+        self._sink.write(data)
+        return True
+
+    def passing(self, id: str, requestId: str, data: bytes) -> None:
+        """
+        Write what is not remembered: now, or when somebody reads, unless there is
+        a later one of the same capture by then.
+        """
+        if self._wish.progress and self._wants(requestId):
+            self._late.pop(id, None)
+            self._late[id] = (self._feed.last, data)
+            self.tell()
 
     def beat(self) -> None:
         """
@@ -271,7 +297,7 @@ class Feed:
             if self._watchers:
                 data = frame(kind, _json(event))
                 for watcher in list(self._watchers):
-                    watcher.passing(requestId, data)
+                    watcher.passing(event["id"], requestId, data)
             return
         self.last += 1
         data = frame(kind, _json(event), self.id(self.last))
