@@ -266,7 +266,8 @@ def main() -> None:
     )
     options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes")
     options.add_argument("--repeat", type=int, default=5, help="runs flat out")
-    options.add_argument("--others", type=int, default=3, help="runs of the rest")
+    options.add_argument("--others", type=int, default=3, help="runs of the last two")
+    options.add_argument("--each", type=int, default=2, help="of each size and rate")
     arguments = options.parse_args()
     with stage() as made:
         field = Field(made)
@@ -280,7 +281,7 @@ def main() -> None:
             load = Load(arguments.frames, LARGE, LARGE_RATE)
             large(field, load, arguments.others)
         if "matrix" in arguments.only:
-            matrix(field, arguments.sizes, arguments.seconds, arguments.others)
+            matrix(field, arguments.sizes, arguments.seconds, arguments.each)
 
 
 if __name__ == "__main__":
