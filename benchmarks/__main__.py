@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 #: Where the report goes that the documentation shows, and where a quick one does.
 REPORT, QUICK = ROOT / "docs" / "benchmarks", ROOT / "build" / "benchmarks"
 #: Seconds after which a program is ended, and that it then has for cleaning up.
-_LONGEST, _CLEANING = 300, 15
+_LONGEST, _CLEANING = 420, 15
 
 
 @attrs.frozen
