@@ -16,6 +16,14 @@ import zipfile
 from pathlib import Path
 
 PLUGIN = "twisted/plugins/pcapdaemon_plugin.py"
+#: The live page, of which each module imports others.
+PAGE = [
+    f"pcapdaemon/listeners/http/page/{name}"
+    for name in (
+        *("index.html", "page.css", "icon.svg", "page.js", "api.js", "captures.js"),
+        *("draw.js", "form.js", "model.js", "side.js"),
+    )
+]
 
 
 def look(kind: str, names: set[str], wanted: set[str]) -> None:
@@ -77,10 +85,10 @@ def main() -> None:
     run(project, sys.executable, "-m", "build", "--outdir", dist)
     [wheel], [sdist] = dist.glob("*.whl"), dist.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as z:
-        look("wheel", set(z.namelist()), {PLUGIN, "pcapdaemon/py.typed"})
+        look("wheel", set(z.namelist()), {PLUGIN, "pcapdaemon/py.typed", *PAGE})
     with tarfile.open(sdist) as t:
         names = {m.name.partition("/")[2] for m in t.getmembers() if m.isfile()}
-    wanted = {PLUGIN, "LICENSE", "README.rst", "etc/pcapdaemon.toml", "Makefile"}
+    wanted = {PLUGIN, "LICENSE", "README.rst", "etc/pcapdaemon.toml", "Makefile", *PAGE}
     look("sdist", names, wanted)
     with tempfile.TemporaryDirectory() as where:
         use(wheel, Path(where))

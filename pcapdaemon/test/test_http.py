@@ -422,7 +422,15 @@ class RouteTests(ListenerTestCase):
         """
         Where nothing is, that is what is said, whatever the method.
         """
-        for path in ("/", "/capture", "/captures/a1/b", "/healthz/", "//captures"):
+        for path in (
+            "/page",
+            "/page/",
+            "/page/x.js",
+            "/capture",
+            "/captures/a1/b",
+            "/healthz/",
+            "//captures",
+        ):
             for method in ("GET", "POST", "OPTIONS"):
                 response = await self.request(method, path)
                 self.assertEqual(response.code, 404, path)

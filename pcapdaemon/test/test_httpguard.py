@@ -36,6 +36,30 @@ class GuardTests(SynchronousTestCase):
         for host in ("", "0.0.0.0", "::", "10.0.0.1", "localhost.evil.example"):
             self.assertFalse(isLoopback(host), host)
 
+    def test_link(self) -> None:
+        """
+        A link on another site leads to what is public, and to that alone; nothing
+        but a reader who follows it gets there.
+        """
+        guard = Guard(b"", True)
+        link = {
+            "Host": ["localhost"],
+            "Sec-Fetch-Site": ["cross-site"],
+            "Sec-Fetch-Mode": ["navigate"],
+            "Sec-Fetch-Dest": ["document"],
+        }
+        self.assertIsNone(guard.refusal(Headers(link), True))
+        self.assertIsNotNone(guard.refusal(Headers(link), False))
+        for changed in (
+            {"Sec-Fetch-Mode": ["no-cors"]},
+            {"Sec-Fetch-Dest": ["iframe"]},
+            {"Sec-Fetch-Dest": ["document", "document"]},
+            {"Host": ["evil.example"]},
+            {"Origin": ["http://evil.example"]},
+        ):
+            refusal = guard.refusal(Headers({**link, **changed}), True)
+            self.assertIsNotNone(refusal, changed)
+
     def test_host(self) -> None:
         """
         On loopback a request names this machine, with any port, and just once.

@@ -64,7 +64,7 @@ class Guard:
                 "forbidden",
                 "Host: must name this machine, as in localhost or 127.0.0.1",
             )
-        if self._isForeign(headers, hosts[0] if hosts else ""):
+        if self._isForeign(headers, hosts[0] if hosts else "", public):
             return problem(
                 HTTPStatus.FORBIDDEN,
                 "forbidden",
@@ -80,12 +80,18 @@ class Guard:
         return match is not None and isLoopback(match[1] or match[2])
 
     @staticmethod
-    def _isForeign(headers: Headers, host: str) -> bool:
-        origins = _texts(headers, b"Origin")
+    def _isForeign(headers: Headers, host: str, public: bool) -> bool:
+        if any(
+            origin.partition("://")[2].lower() != host.lower()
+            for origin in _texts(headers, b"Origin")
+        ):
+            return True
+        modes = _texts(headers, b"Sec-Fetch-Mode"), _texts(headers, b"Sec-Fetch-Dest")
+        if public and modes == (["navigate"], ["document"]):
+            # A link elsewhere that leads here: nobody but the reader sees it.
+            return False
         sites = _texts(headers, b"Sec-Fetch-Site")
-        return any(
-            origin.partition("://")[2].lower() != host.lower() for origin in origins
-        ) or any(site.lower() == "cross-site" for site in sites)
+        return any(site.lower() == "cross-site" for site in sites)
 
     def _knowsToken(self, headers: Headers) -> bool:
         given = headers.getRawHeaders(b"Authorization", [])

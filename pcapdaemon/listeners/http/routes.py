@@ -21,6 +21,7 @@ from twisted.web.resource import Resource
 from pcapdaemon.interfaces import ICaptureControl, IMessageReceiver, ITriggers
 from pcapdaemon.kept import Shelf
 from pcapdaemon.listeners.http.feed import Feed
+from pcapdaemon.listeners.http.livepage import addPage
 from pcapdaemon.listeners.http.looking import Events, Filters, Interfaces, Refusals
 from pcapdaemon.listeners.http.openapi import OpenApi
 from pcapdaemon.listeners.http.reply import Content, Reply, problem, replyTo
@@ -231,6 +232,7 @@ def makeRoot(served: Served) -> Resource:
     All that the listener serves.
     """
     root = ApiResource()
+    addPage(root)
     root.putChild(b"captures", Captures(served))
     root.putChild(b"events", Events(served.feed))
     root.putChild(b"filters", Filters(served.judge))
