@@ -162,7 +162,7 @@ class Publisher(Service):
         self._failures = 0
         self._said = ("", 0.0)
         self._full: float | None = None
-        self._keeping = False
+        self._keeping = self._closed = False
         self._idle: Deferred[None] | None = None
 
     # What subclasses do.
@@ -200,7 +200,7 @@ class Publisher(Service):
         Take events from now on.
         """
         super().startService()
-        self._keeping = False
+        self._keeping = self._closed = False
         self._failures = 0
         self._said, self._full = ("", 0.0), None
         self._proven = not self.probes
@@ -247,14 +247,19 @@ class Publisher(Service):
             self.proceed(now=True)
             await idle
             self._idle = None
-        self._events.remove(self)
+        self._closed = True
         if self._next is not None:
             self._next.cancel()
             self._next = None
         if self._sending is not None:
             self._sending.cancel()
         self.connected = False
-        await maybeDeferred(self.disconnect)
+        try:
+            await maybeDeferred(self.disconnect)
+        finally:
+            # Not before: what happens meanwhile is for whoever inherits, or lost
+            # and counted.
+            self._events.remove(self)
         if self._queue and not self._keeping:
             self._log.error(
                 "{count} events did not get to {where} before the end",
@@ -345,7 +350,7 @@ class Publisher(Service):
         if self._next is not None and now:
             self._next.cancel()
             self._next = None
-        if self._next is None and self._sending is None:
+        if self._next is None and self._sending is None and not self._closed:
             # Not at once: more may follow.
             self._next = self.reactor.callLater(0, self._send)
 

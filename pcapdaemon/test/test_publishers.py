@@ -397,6 +397,35 @@ class StopTests(_BusCase):
         self.successResultOf(self.bus.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_meanwhile(self) -> None:
+        """
+        What happens while a connection is being closed gets lost neither where
+        another publisher follows, nor uncounted where none does.
+        """
+        for follows in (True, False):
+            self.clock.advance(0)
+            old, self.bus = self.bus, self.make()
+            sent = len(old.batches)
+            closing: Deferred[None] = Deferred()
+            self.patch(old, "disconnect", lambda closing=closing: closing)
+            if follows:
+                old.keep()
+            stopped = old.stopService()
+            self.emit("a", "b")
+            self.clock.advance(10)
+            self.assertEqual(len(old.batches), sent)
+            closing.callback(None)
+            self.successResultOf(stopped)
+            self.bus.startService()
+            if follows:
+                self.bus.inherit(old)
+                self.clock.advance(0)
+                self.assertEqual(self.ids(), ["a", "b"])
+            else:
+                self.assertEqual((old.dropped, old.waiting), (2, 0))
+            self.emit("c")
+            self.assertEqual(old.waiting, 0)
+
     def test_inherit(self) -> None:
         """
         Another one goes on where it was, in the order in which things happened.
