@@ -52,9 +52,13 @@ class Load:
     size: int
     rate: float = 0
 
+    @property
+    def pace(self) -> str:
+        """The rate, in words."""
+        return f"{self.rate / 1e3:g} kpps" if self.rate else "flat out"
+
     def __str__(self) -> str:
-        pace = f"{self.rate / 1e3:g} kpps" if self.rate else "flat out"
-        return f"{self.size:,} bytes, {pace}"
+        return f"{self.size:,} bytes, {self.pace}"
 
 
 @attrs.frozen

@@ -127,8 +127,8 @@ def shares(runs: Sequence[Run]) -> dict[str, float]:
     return {step: used / middle.wanted * 1e6 for step, used in middle.steps.items()}
 
 
-def bar(name: str, runs: Sequence[Run], steps: bool = True) -> Bar:
-    parts = list(shares(runs).values()) if steps else []
+def bar(name: str, runs: Sequence[Run]) -> Bar:
+    parts = list(shares(runs).values())
     return Bar(name, parts or [cost(runs)], name.startswith(OWN))
 
 
@@ -183,24 +183,25 @@ def matrix(field: Field, sizes: Sequence[int], seconds: float, repeat: int) -> N
     """
     Every size at every rate.
     """
-    rows, most = [], 0
-    bars = []
+    most, bars = 0, []
     for size in sizes:
+        rows = []
         for rate in RATES:
             load = Load(int(seconds * (rate or _FLAT_OUT)), size, rate)
             runs = field.measure([OWN, REFERENCE, Dumpcap.command], load, repeat)
-            rows += [[f"{load}: {name}", *cells(runs, name)] for name in runs]
+            rows += [[f"{load.pace}: {name}", *cells(runs, name)] for name in runs]
             most = max(most, lost(runs[OWN]))
             if rate == RATES[1]:
-                bars += [bar(f"{size:,} bytes: {n}", r, False) for n, r in runs.items()]
-    table(
-        f"Sizes and rates, {seconds:g} s of frames each, {repeat} runs by turns: "
-        "medians, most lost",
-        ("", *COLUMNS),
-        rows,
-    )
-    for index, one in enumerate(bars):
-        bars[index] = Bar(one.label, one.parts, OWN in one.label)
+                bars += [
+                    Bar(f"{size:,} bytes: {name}", [cost(done)], name == OWN)
+                    for name, done in runs.items()
+                ]
+        table(
+            f"Rates of {size:,} bytes, {seconds:g} s of frames each, {repeat} runs by "
+            "turns: medians, most lost",
+            ("", *COLUMNS),
+            rows,
+        )
     chart(f"CPU, µs a packet: one capture at {RATES[1] // 1000} kpps", bars)
     asked("all sizes and rates: lost by pcapdaemon", most, 0, "packets")
 

@@ -31,10 +31,12 @@ from pcapdaemon import __version__
 from pcapdaemon.interfaces import (
     IEventObserver,
     IListener,
+    IPublisher,
     Reason,
     Stop,
     Verdict,
 )
+from pcapdaemon.listeners.http import HttpListener
 
 if TYPE_CHECKING:
     from pcapdaemon.capture.service import CaptureService
@@ -48,6 +50,7 @@ Values = Mapping[tuple[str, ...], float]
 #: The values of labels; whatever else there is, in a program that embeds the
 #: daemon for instance, counts as C{other}.
 BUSES = ("http", "redis", "kafka", "sqs", "trigger")
+PUBLISHERS = ("redis", "kafka", "sqs", "webhook")
 SINKS = ("local", "cloudshark", "s3")
 REASONS = tuple(value for name, value in vars(Reason).items() if name.isupper())
 STOPS = tuple(value for name, value in vars(Stop).items() if name.isupper())
@@ -321,6 +324,7 @@ class _Present(Collector):
         )
         yield from self._room()
         yield from self._sinks()
+        yield from self._watching(services)
 
     def _requests(self, buses: Iterable[str]) -> Metric:
         found: Tally[tuple[str, ...]] = Tally()
@@ -367,6 +371,28 @@ class _Present(Collector):
             ),
         ):
             yield _gauge(name, text, {(): value})
+
+    def _watching(self, services: Iterable[IService]) -> Iterator[Metric]:
+        publishers: dict[tuple[str, ...], Any] = {}
+        streams = 0
+        for service in services:
+            if (publisher := IPublisher(service, None)) is not None:
+                publishers[(_word(publisher.name, PUBLISHERS),)] = publisher
+            elif isinstance(service, HttpListener):
+                streams += service.streams
+        for make, name, text, attribute in (
+            (_gauge, "connected", "Whether events arrive there.", "connected"),
+            (_counter, "published", "Events that have arrived.", "published"),
+            (_counter, "dropped", "Events that never will.", "dropped"),
+            (_gauge, "waiting", "Events that have yet to arrive.", "waiting"),
+        ):
+            values = {at: getattr(each, attribute) for at, each in publishers.items()}
+            yield make(f"publisher_{name}", text, values, "publisher")
+        yield _gauge(
+            "http_streams",
+            "Streams of events and downloads that are open.",
+            {(): streams},
+        )
 
     def _sinks(self) -> Iterator[Metric]:
         sinks = [sink.name for sink in self._delivery.sinks]

@@ -5,9 +5,9 @@ What a scrape of the whole daemon shows after real captures.
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
+from http.client import HTTPConnection
 
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as readOpenMetrics,
@@ -39,7 +39,7 @@ class ScrapeTests(DaemonTestCase):
         headers = {"Accept": accept} if accept else {}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        link = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
+        link = HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
         try:
             link.request("GET", "/metrics", headers=headers)
             answer = link.getresponse()
@@ -100,7 +100,12 @@ class ScrapeTests(DaemonTestCase):
             self.assertEqual(daemon.http("POST", "/captures", request)[0], 421)
         daemon.waitForCount("stored", 2)
         daemon.waitForCount("failed", 2)
+        watching = HTTPConnection("127.0.0.1", daemon.port)
+        self.addCleanup(watching.close)
+        watching.request("GET", "/events")
+        self.assertEqual(watching.getresponse().status, 200)
         now = self.scrape(daemon)
+        self.assertEqual(now["http_streams",], 1)
         self.assertEqual(now["captures_running",], 1)
         self.assertEqual(now["memory_limit_bytes",], 1 << 30)
         self.assertGreater(now["ring_used_bytes",], 0)

@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon import metrics
@@ -29,7 +30,11 @@ from pcapdaemon.listeners.http import HttpListener
 from pcapdaemon.listeners.kafka import KafkaListener
 from pcapdaemon.listeners.redis import RedisListener
 from pcapdaemon.listeners.sqs import SqsListener
-from pcapdaemon.metrics import BUSES, SINKS, Metrics
+from pcapdaemon.metrics import BUSES, PUBLISHERS, SINKS, Metrics
+from pcapdaemon.publishers.kafka import KafkaPublisher
+from pcapdaemon.publishers.redis import RedisPublisher
+from pcapdaemon.publishers.sqs import SqsPublisher
+from pcapdaemon.publishers.webhook import WebhookPublisher
 from pcapdaemon.sinks.cloudshark import CloudsharkSink
 from pcapdaemon.sinks.local import LocalSink
 from pcapdaemon.sinks.s3 import S3Sink
@@ -214,9 +219,11 @@ class EventTests(_Tests):
         )
 
     def test_known(self) -> None:
-        """Every listener and sink has a label of its own."""
+        """Every listener, publisher and sink has a label of its own."""
         buses = (HttpListener, RedisListener, KafkaListener, SqsListener)
         self.assertEqual(BUSES, (*(each.name for each in buses), "trigger"))
+        publishers = (RedisPublisher, KafkaPublisher, SqsPublisher, WebhookPublisher)
+        self.assertEqual(PUBLISHERS, tuple(each.name for each in publishers))
         sinks = (LocalSink, CloudsharkSink, S3Sink)
         self.assertEqual(SINKS, tuple(each.name for each in sinks))
 
@@ -456,6 +463,25 @@ class PresentTests(_Tests):
         self.assertEqual(self.value("bus_connected", bus="redis"), 0)
         self.services.pop()
         self.assertIsNone(self.value("bus_connected", bus="redis"))
+
+    def test_publishers(self) -> None:
+        """Where events go, and what has become of them."""
+        self.assertIsNone(self.value("publisher_connected", publisher="webhook"))
+        url = "http://127.0.0.1:9/"
+        publisher = WebhookPublisher(Clock(), self.bench.events, url)
+        self.services.append(publisher)
+        for id in ("a", "b", "c"):
+            publisher.observe({"event": "accepted", "id": id})
+        publisher.connected, publisher.published, publisher.dropped = True, 5, 2
+        for name, value in (
+            ("connected", 1),
+            ("published_total", 5),
+            ("dropped_total", 2),
+            ("waiting", 3),
+        ):
+            found = self.value(f"publisher_{name}", publisher="webhook")
+            self.assertEqual(found, value)
+            self.assertIsNone(self.value(f"publisher_{name}", publisher="redis"))
 
     def test_texts(self) -> None:
         """Both text formats are what their parsers read, with the same numbers."""

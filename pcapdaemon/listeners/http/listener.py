@@ -76,6 +76,13 @@ class HttpListener(Service):
         return self._listening is not None
 
     @property
+    def streams(self) -> int:
+        """
+        How many streams and downloads are open.
+        """
+        return 0 if self._site is None else len(self._site.streams)
+
+    @property
     def port(self) -> int:
         """
         The port that it listens on, or, if it does not, should.
