@@ -255,9 +255,12 @@ class CaptureDaemon(Service):
         return partial(deferToThreadPool, self._reactor, self._pools[name])
 
     def _devices(self) -> Deferred[list[dict[str, Any]]]:
-        from pcapdaemon.capture.interfaces import describe
+        def look() -> list[dict[str, Any]]:
+            from pcapdaemon.capture.interfaces import describe  # takes its time
 
-        return self._in("names")(describe, self.intake.rules.aliases, self._system)
+            return describe(self.intake.rules.aliases, self._system)
+
+        return self._in("names")(look)
 
     def _deliver(self, recording: Recording) -> Deferred[None]:
         self._shelf.keep(recording)
