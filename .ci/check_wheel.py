@@ -71,6 +71,8 @@ def use(wheel: Path, where: Path) -> None:
     elsewhere = where / "elsewhere"
     elsewhere.mkdir()
     run(elsewhere, bin / "python", "-m", "pip", "install", "-q", wheel)
+    said = run(elsewhere, bin / "pcapdaemon", "--help")
+    print(f"pcapdaemon --help: {said.strip().splitlines()[0]}")
     for option in ("--version", "--help", "--check"):
         said = run(elsewhere, bin / "twistd", "pcapdaemon", option)
         print(f"twistd pcapdaemon {option}: {said.strip().splitlines()[0]}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 import attrs
+import click
 import toml
 import yaml
 
@@ -18,6 +19,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon import request
+from pcapdaemon.cli.main import main as command
+from pcapdaemon.cli.tracker import DONE, FAILED, LEFT, NOBODY, USAGE
 from pcapdaemon.config import SECTIONS, TABLES, Settings
 from pcapdaemon.daemon import CaptureDaemon
 from pcapdaemon.events import CATALOGUE, COMMON, ON_BUS
@@ -155,6 +158,42 @@ class OptionTests(SynchronousTestCase):
         """
         found = names(Page("docs/operation.rst").sections()["Run"])
         self.assertEqual(self.options, set(found))
+
+
+class CommandTests(SynchronousTestCase):
+    """
+    C{docs/command.rst}.
+    """
+
+    def test_options(self) -> None:
+        """
+        Every command and option, and no other, stands there.
+        """
+        context = click.Context(command)
+        sections = Page("docs/command.rst").sections()
+        for name in command.list_commands(context):
+            one = command.get_command(context, name)
+            assert one is not None
+            options = {
+                option.removeprefix("--")
+                for parameter in one.params
+                for option in parameter.opts
+                if option.startswith("--")
+            }
+            # What follows it may have tables of its own.
+            table = sections[name].partition("\nFollowing\n")[0]
+            self.assertEqual(options, set(names(table)), name)
+        text = Page("docs/command.rst").text
+        for status in DONE, FAILED, USAGE, NOBODY, LEFT:
+            self.assertIn(f"   * - ``{status}``\n", text)
+
+    def test_readme(self) -> None:
+        """
+        Every command stands in the README's table.
+        """
+        section = Page("README.rst").sections()["The command"]
+        found = re.findall(r"^``(\w+)`` ", section, flags=re.M)
+        self.assertEqual(command.list_commands(click.Context(command)), found)
 
 
 class EventTests(SynchronousTestCase):

@@ -1,0 +1,158 @@
+# See LICENSE for details.
+"""
+Kafka: the daemon's own reader for events, and a producer for requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from pcapdaemon.cli.address import Address
+from pcapdaemon.cli.bus import (
+    LARGEST,
+    PATIENCE,
+    Access,
+    BusError,
+    Receipt,
+    Sender,
+    Source,
+)
+from pcapdaemon.listeners._kafka_reader import Reader, connect
+from pcapdaemon.listeners._kafka_records import Damage
+
+
+def _settings(address: Address, access: Access) -> dict[str, Any]:
+    """
+    Servers and security, as kafka-python calls them.
+    """
+    security = ("SASL_" if address.password else "") + (
+        "SSL" if address.tls else "PLAINTEXT"
+    )
+    settings: dict[str, Any] = {
+        "bootstrap_servers": [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port in address.servers
+        ],
+        "security_protocol": security,
+    }
+    if address.tls:
+        settings["ssl_context"] = access.context()
+    if address.password:
+        settings["sasl_mechanism"] = address.mechanism
+        settings["sasl_plain_username"] = address.username
+        settings["sasl_plain_password"] = address.password
+    return settings
+
+
+class KafkaSender(Sender):
+    """
+    Publishes to a topic.
+    """
+
+    def publish(self, message: bytes) -> Receipt:
+        # Having a handler, the library does not write to standard error.
+        logging.getLogger("kafka").addHandler(logging.NullHandler())
+        producer = None
+        try:
+            producer = KafkaProducer(
+                client_id="pcapdaemon",
+                # Else the constructor asks the brokers, and waits for them.
+                api_version=(3, 0),
+                acks="all",
+                # It needs a right of its own.
+                enable_idempotence=False,
+                metrics_enabled=False,
+                max_block_ms=int(PATIENCE * 1000),
+                request_timeout_ms=int(PATIENCE * 1000),
+                delivery_timeout_ms=int(PATIENCE * 1500),
+                allow_auto_create_topics=False,
+                **_settings(self.address, self.access),
+            )
+            producer.send(self.address.name, message).get(timeout=PATIENCE * 2)
+        except KafkaTimeoutError:
+            raise BusError(
+                f"{self.address.label}: no answer, or no such topic"
+            ) from None
+        except (KafkaError, OSError, ValueError) as error:
+            text = str(error).replace(self.address.password or "\0", "***")
+            raise BusError(f"{self.address.label}: {text}") from None
+        finally:
+            if producer is not None:
+                producer.close(timeout=1)
+        return Receipt()
+
+
+class KafkaSource(Source):
+    """
+    Reads a topic from its end, in no consumer group. It is what the daemon's
+    reader reports to.
+    """
+
+    def open(self, requestId: str, progress: bool) -> None:
+        self._ready = threading.Event()
+        self._why = ""
+        settings = _settings(self.address, self.access)
+        self._reader = Reader(
+            partial(connect, settings, lambda: LARGEST),
+            self.address.name,
+            self,
+            lambda: 1.0,
+        )
+        self._reader.start()
+        if not self._ready.wait(PATIENCE):
+            self.close()
+            raise BusError(f"{self.address.label}: {self._why or 'no answer'}")
+
+    def close(self) -> None:
+        super().close()
+        self._reader.stop()
+
+    def read(self) -> None:
+        """
+        Nothing: the reader has a thread of its own.
+        """
+
+    # In the reader's thread.
+
+    def reading(self, partitions: int) -> None:
+        """
+        See L{pcapdaemon.listeners._kafka_reader.IReport}.
+        """
+        if self._why and self._ready.is_set():
+            self.note("reading again")
+        self._why = ""
+        self._ready.set()
+
+    def away(self, why: str, refused: bool) -> None:
+        """
+        As L{reading}.
+        """
+        said, self._why = self._why, self._hidden(why)
+        if why == "there is no such topic":
+            # When it comes, it is read from its beginning.
+            self._ready.set()
+        if self._ready.is_set() and self._why != said:
+            self.note(f"{self._why}; waiting for it")
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self.address.password or "\0", "***")
+
+    def take(self, messages: list[bytes | int | Damage]) -> None:
+        """
+        As L{reading}.
+        """
+        for message in messages:
+            if isinstance(message, bytes):
+                self.deliver(message)
+        self._reader.proceed.set()
+
+    def ended(self) -> None:
+        """
+        As L{reading}.
+        """
