@@ -89,6 +89,15 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
 }
 
 
+def isEvent(fields: Mapping[str, Any]) -> bool:
+    """
+    Whether a message is an event, which has all that makes a request, too.
+    """
+    kind = fields.get("event")
+    known = isinstance(kind, str) and kind in CATALOGUE
+    return known and "time" in fields and "id" in fields
+
+
 def timestamp(seconds: float) -> str:
     """
     A time in UTC as RFC 3339 has it, with microseconds.

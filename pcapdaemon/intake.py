@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from pcapdaemon.capture.links import linkName
 from pcapdaemon.capture.service import CaptureService
-from pcapdaemon.events import ABOUT, Events
+from pcapdaemon.events import ABOUT, Events, isEvent
 from pcapdaemon.interfaces import (
     Answer,
     CaptureError,
@@ -147,6 +147,11 @@ class Intake:
                         bus=bus,
                         wanted=show(fields.get("node", fields.get("nodere"))),
                     )
+                self.foreign[bus] += 1
+                return succeed(_FOREIGN)
+            if isEvent(fields):
+                # Somebody has events go where requests come from: each would lead
+                # to others, for ever.
                 self.foreign[bus] += 1
                 return succeed(_FOREIGN)
             name = cancelled(fields)

@@ -40,6 +40,8 @@ SECRETS = {
     "s3key": ACCESSKEY,
     "sqsid": "AKIDOFTHEQUEUE",
     "sqskey": "secret/key+of-the-queue",
+    "hook": "token-in-the-address-of-the-hook",
+    "signing": "whsec_c2VjcmV0IG9mIHRoZSBzaWduYXR1cmU=",
 }
 
 #: C{section, key}; of a section that stands several times, that of the first.

@@ -206,6 +206,8 @@ class SecretTests(Mistakes):
         ("s3", "accesskey"),
         ("sqs", "accessid"),
         ("sqs", "accesskey"),
+        ("webhook", "secret"),
+        ("webhook", "url"),
     )
 
     def test_repr(self) -> None:
@@ -214,6 +216,7 @@ class SecretTests(Mistakes):
         """
         overrides = dict.fromkeys(self.SECRETS, "hush" * 4)
         overrides["cloudshark", "proxy"] = "http://hush:80"
+        overrides["webhook", "url"] = "http://localhost/hush"
         overrides |= {("kafka", "username"): "u", ("kafka", "security"): "SASL_SSL"}
         settings = self.settings(BASE, overrides)
         for section, key in self.SECRETS:

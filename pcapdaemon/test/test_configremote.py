@@ -32,6 +32,69 @@ class RemoteTests(Mistakes):
             said = f"FILE: [{section}] {shown}: must be given, as {switch} is true"
             self.assertEqual(self.mistakes(text)[0], said)
 
+    def test_events(self) -> None:
+        """
+        Events go somewhere, and not to where requests come from.
+        """
+        server = 'server = ["localhost:9092"]'
+        url = "https://sqs.eu-central-1.amazonaws.com/1/a"
+        for section, lines, mistake in [
+            ("redis", 'events = "e"', None),
+            (
+                "redis",
+                'events = "capture"',
+                'events = "capture": must not be channel, where requests come',
+            ),
+            ("kafka", f'events = "e"\n{server}', None),
+            (
+                "kafka",
+                'events = "e"',
+                "server = []: must be given, as events is given",
+            ),
+            (
+                "kafka",
+                f'events = "e"\ntopic = "e"\n{server}',
+                'events = "e": must not be topic, where requests come',
+            ),
+            (
+                "kafka",
+                f'events = "e e"\n{server}',
+                'events = "e e": must be at most 249 letters, digits, dots, dashes '
+                "and underscores",
+            ),
+            ("sqs", f'events = "{url}"', None),
+            ("sqs", 'events = "a"', 'events = "a": must be an HTTP(S) URL with a host'),
+            (
+                "sqs",
+                f'events = "{url}"\nurl = "{url}"',
+                f'events = "{url}": must not be url, where requests come',
+            ),
+        ]:
+            self.assertValue(section, lines, mistake)
+
+    def test_webhook(self) -> None:
+        """
+        What is wrong with an address is said, but not the address.
+        """
+        good = 'url = "https://hooks.example.net:8443/a?b=c"'
+        self.assertValue("webhook", good, None)
+        allowed = "must be an HTTP(S) URL in ASCII, without a user, or empty"
+        for wrong in ("hooks", "ftp://a/", "http://u:p@a/", "http://a/ b", "http://ä/"):
+            self.assertValue("webhook", f'url = "{wrong}"', f"url: {allowed}")
+        for wrong in ("http://a:0/", "http://a:99999/", "http://:80/"):
+            said = "url: must be an HTTP(S) URL with a host"
+            self.assertValue("webhook", f'url = "{wrong}"', said)
+        self.assertValue(
+            "webhook",
+            'secret = "0123456789abcdef"',
+            "url: must be given, as secret is given",
+        )
+        self.assertValue(
+            "webhook",
+            'url = "http://a/"\ncafile = "/etc/hostname"',
+            'cafile = "/etc/hostname": needs a url with https',
+        )
+
     def test_pairs(self) -> None:
         """
         Of an access key both parts are there, or none; neither is shown.
