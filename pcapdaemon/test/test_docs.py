@@ -250,13 +250,13 @@ class RouteTests(SynchronousTestCase):
             f"{method.upper()} " + re.sub(r"{(\w+)}", lambda m: m[1].upper(), path)
             for path, methods in paths().items()
             for method in methods
-            if path != "/"
+            if not path.startswith("/page/")  # which only "/" asks for
         }
         text = Page("docs/buses/http.rst").text
-        found = re.findall(r"^``([A-Z]+ /.+?)``$", text, flags=re.M)
+        found = re.findall(r"^``([A-Z]+ /.*?)``$", text, flags=re.M)
         self.assertEqual(sorted(routes), sorted(found))
         text = Page("README.rst").sections()["HTTP"]
-        found = re.findall(r"^``([A-Z]+ /.+?)`` ", text, flags=re.M)
+        found = re.findall(r"^``([A-Z]+ /.*?)`` ", text, flags=re.M)
         self.assertEqual(sorted(routes), sorted(found))
 
 

@@ -46,12 +46,13 @@ class DescriptionTests(DaemonTestCase):
         self.assertEqual(status, 200)
         schemas = description["components"]["schemas"]
         there = {"interface": ["vb", ["lo", "vb"]], "alias": ["main"]}
+        names = {"triggers": ["test", "other"], "page": ["page.js", "page.html"]}
         schemas["Request"]["properties"]["node"]["enum"] = ["any", "node-a", "node-b"]
         for name in "Request", "Filter":
             for key, values in there.items():
                 schemas[name]["properties"][key] = {"enum": values}
         for path, methods in description["paths"].items():
-            values = ["test", "other"] if path.startswith("/triggers") else [*ids, "x"]
+            values = names.get(path.split("/")[1], [*ids, "x"])
             for operation in methods.values():
                 for parameter in operation.get("parameters", []):
                     if parameter["in"] == "path":
@@ -105,6 +106,8 @@ class DescriptionTests(DaemonTestCase):
         )
         answered = self.examine(daemon, 30)
         for label, codes in {
+            "GET /": {200},
+            "GET /page/{name}": {200, 404},
             "GET /captures": {200},
             "POST /captures": {202, 421},
             "GET /captures/{id}": {200, 404},

@@ -31,6 +31,11 @@ _ID = {
 }
 _RETRY = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
 
+_KNOWN = {"description": "The client has it."}
+
+#: What the files of the page are.
+_PAGE_KINDS = ("text/css", "text/javascript", "image/svg+xml")
+
 #: The answers to a body that is not what it should be.
 _BODY = {
     400: "It is not JSON.",
@@ -113,7 +118,7 @@ def paths() -> dict[str, dict[str, Any]]:
             "get": _operation(
                 "showPage",
                 "A page for people.",
-                {200: _other("The page.", "text/html")},
+                {200: _other("The page.", "text/html"), 304: _KNOWN},
                 public=True,
             )
         },
@@ -169,7 +174,7 @@ def paths() -> dict[str, dict[str, Any]]:
                         "The range of it that was asked for.",
                         "application/vnd.tcpdump.pcap",
                     ),
-                    304: {"description": "The client has it."},
+                    304: _KNOWN,
                 },
                 problems={
                     404: "It is not kept.",
@@ -254,6 +259,22 @@ def paths() -> dict[str, dict[str, Any]]:
                         "content": {"application/json": {"schema": {"type": "object"}}},
                     }
                 },
+            )
+        },
+        "/page/{name}": {
+            "get": _operation(
+                "showPageFile",
+                "A file of the page.",
+                {
+                    200: {
+                        "description": "It.",
+                        "content": {kind: {} for kind in _PAGE_KINDS},
+                    },
+                    304: _KNOWN,
+                },
+                problems={404: "There is no such file."},
+                parameters=[{**_ID, "name": "name", "description": "Its name."}],
+                public=True,
             )
         },
         "/refusals": {
