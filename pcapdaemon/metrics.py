@@ -310,7 +310,7 @@ class _Present(Collector):
         yield _gauge(
             "build_info",
             "Always 1: the version, and what brings the packets.",
-            {(__version__, self._engine): 1},
+            {(__version__, self._engine.partition(" ")[0]): 1},
             "version",
             "engine",
         )

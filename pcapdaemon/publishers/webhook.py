@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -117,6 +118,11 @@ class _Answer(Protocol):
         self.over.callback(None)
 
 
+class _Factory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]
+    # It would log every connection.
+    noisy = False
+
+
 class WebhookPublisher(Publisher):
     """
     Posts to one URL, over a connection that is kept.
@@ -167,6 +173,7 @@ class WebhookPublisher(Publisher):
         Connections are made when there is something to send.
         """
         self._pool = HTTPConnectionPool(self.reactor)
+        self._pool._factory = _Factory
         # Not even once without a pause, and never without a word.
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = 1
@@ -232,8 +239,8 @@ class WebhookPublisher(Publisher):
             error = reasons[0].value
         if isinstance(error, PublishError):
             return Failure(PublishError(str(error), error.refused, error.delay))
-        if isinstance(error, CancelledError):
-            return failure
+        if isinstance(error, (CancelledError, ConnectingCancelledError)):
+            return Failure(CancelledError())
         refused = isinstance(error, VerificationError)
         if isinstance(error, DeferredTimeoutError):
             text = f"no answer within {self._timeout:g} s"

@@ -6,6 +6,7 @@ Tests for each of L{pcapdaemon.publishers} against what it publishes to.
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from typing import Any
@@ -441,6 +442,24 @@ class WebhookTests(_Case):
         await self.said("no answer within 0.1 s")
         self.hook.pause = 0
         await self.settled(publisher)
+
+    async def test_stop(self) -> None:
+        """
+        A stop in the midst of connecting says no more than what is lost by it.
+        """
+        server = socket.create_server(("127.0.0.1", self.hook.port), backlog=0)
+        self.addCleanup(server.close)
+        for _ in range(2):
+            # There is no room for more.
+            client = socket.socket()
+            self.addCleanup(client.close)
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", self.hook.port))
+        publisher = self.publisher()
+        self.emit(1)
+        await publisher.stopService()
+        waited = f"{len(KINDS)} events did not get to {publisher.where} before the end"
+        self.assertEqual(self.logged(*EVERYTHING), [waited])
 
     async def test_long(self) -> None:
         """
