@@ -25,6 +25,8 @@ from twisted.python.failure import Failure
 from pcapdaemon.events import Events
 from pcapdaemon.interfaces import IEventObserver, IPublisher
 
+#: Seconds that closing a connection may take at least.
+LEAST = 0.2
 #: Seconds between two attempts: the first, the last while the other side is
 #: away, and the last where it says no.
 FIRST, LAST, LAST_REFUSED = 0.2, 5.0, 30.0
@@ -161,7 +163,9 @@ class Publisher(Service):
         self._proven = True
         self._failures = 0
         self._said = ("", 0.0)
+        #: When the log said so last.
         self._full: float | None = None
+        self._refused: float | None = None
         self._keeping = self._closed = False
         self._idle: Deferred[None] | None = None
 
@@ -241,6 +245,7 @@ class Publisher(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        end = self.reactor.seconds() + self.flush
         if self._batch or (self._queue and not self._keeping):
             idle = self._idle = Deferred()
             idle.addTimeout(self.flush, self.reactor, lambda _result, _seconds: None)
@@ -254,8 +259,12 @@ class Publisher(Service):
         if self._sending is not None:
             self._sending.cancel()
         self.connected = False
+        closed: Deferred[Any] = maybeDeferred(self.disconnect)
+        # The other side may not let go of it.
+        left = max(LEAST, end - self.reactor.seconds())
+        closed.addTimeout(left, self.reactor, lambda _result, _seconds: None)
         try:
-            await maybeDeferred(self.disconnect)
+            await closed
         finally:
             # Not before: what happens meanwhile is for whoever inherits, or lost
             # and counted.
@@ -327,11 +336,15 @@ class Publisher(Service):
         """
         self.dropped += 1
         missed = item.missed + 1
-        if item.refusal:
+        now = self.reactor.seconds()
+        if item.refusal and (self._refused is None or now - self._refused >= REMIND):
+            self._refused = now
             self._log.error(
-                "an event of {id} cannot be published to {where}: {why}",
+                "an event of {id} cannot be published to {where}; so far {dropped} "
+                "were dropped: {why}",
                 id=item.id,
                 where=self.where,
+                dropped=self.dropped,
                 why=item.refusal,
             )
         if self._queue and not last:

@@ -271,7 +271,11 @@ class PublisherTests(_BusCase):
         self.assertEqual(self.counts(), (4, 1, 0))
         self.assertEqual(self.missed(), {"d": 1})
         [said] = self.logged(ERROR)
-        self.assertIn("an event of b cannot be published to the bus: poison", said)
+        self.assertIn("an event of b cannot be published to the bus; so far 1", said)
+        # And not again at once.
+        self.events.emit("armed", "b", {"tags": "poison"})
+        self.clock.advance(0)
+        self.assertEqual(len(self.logged(ERROR)), 1)
 
     def test_longest(self) -> None:
         """
@@ -397,6 +401,16 @@ class StopTests(_BusCase):
         self.successResultOf(self.bus.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_stuck(self) -> None:
+        """
+        A connection that cannot be closed does not keep it.
+        """
+        self.patch(self.bus, "disconnect", Deferred)
+        stopped = self.bus.stopService()
+        self.assertNoResult(stopped)
+        self.clock.advance(self.bus.flush)
+        self.successResultOf(stopped)
+
     def test_meanwhile(self) -> None:
         """
         What happens while a connection is being closed gets lost neither where
@@ -412,7 +426,7 @@ class StopTests(_BusCase):
                 old.keep()
             stopped = old.stopService()
             self.emit("a", "b")
-            self.clock.advance(10)
+            self.clock.advance(1)
             self.assertEqual(len(old.batches), sent)
             closing.callback(None)
             self.successResultOf(stopped)

@@ -12,6 +12,8 @@ import threading
 from typing import Any
 
 import trustme
+from kafka.errors import MessageSizeTooLargeError
+from kafka.future import Future
 
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
@@ -197,6 +199,24 @@ class KafkaTests(_Case):
             self.assertEqual([k for id, k in found if id == f"c{n}"], list(KINDS))
             self.assertEqual(len(subscriber.places[f"c{n}"]), 1)
 
+    async def test_large(self) -> None:
+        """
+        What is larger than brokers take is dropped, alone of its batch.
+        """
+        server = KafkaServer(self, reactor)
+        await server.start()
+        server.create("events", 1)
+        publisher = self.publisher(server.port)
+        for id, size in (("a", 1), ("b", 1_100_000), ("c", 1)):
+            self.events.emit("armed", id, {"tags": "x" * size})
+        await self.settled(publisher)
+        self.assertEqual((publisher.published, publisher.dropped), (2, 1))
+        await self.said("an event of b cannot be published")
+        subscriber = KafkaSubscriber(self, server.port, "events", 1)
+        while len(subscriber.events) < 2:
+            subscriber.poll()
+        self.assertEqual([e["id"] for e in subscriber.events], ["a", "c"])
+
     async def test_lost(self) -> None:
         """
         A connection that is lost is made anew, with what was on it, in order, and
@@ -240,6 +260,55 @@ class KafkaTests(_Case):
         line = await self.said("cannot publish events to topic events")
         self.assertIn("Authentication", line)
         self.assertNotIn("wrong!", str(self.logged(*EVERYTHING)))
+
+
+class _Library:
+    """
+    A C{KafkaProducer} whose broker takes less than 100 bytes at once.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._open: list[tuple[bytes, Future]] = []
+
+    def partitions_for(self, topic: str) -> set[int]:
+        """There is one."""
+        return {0}
+
+    def send(self, topic: str, value: bytes, key: bytes) -> Any:
+        """Wait for the flush."""
+        future = Future()
+        self._open.append((value, future))
+        return future
+
+    def flush(self, timeout: float) -> None:
+        """Send all at once."""
+        sound = sum(len(value) for value, _ in self._open) < 100
+        for value, future in self._open:
+            if sound:
+                self.taken.append(value)
+                future.success(None)
+            else:
+                future.failure(MessageSizeTooLargeError())
+        self._open.clear()
+
+
+class ProducerTests(TestCase):
+    """
+    L{kafka.Producer} and a broker with little room.
+    """
+
+    def test_room(self) -> None:
+        """
+        What is too large together is sent one by one, and only what is too large by
+        itself is refused.
+        """
+        producer, library = kafka.Producer({}, "events"), _Library()
+        self.patch(producer, "_make", lambda: library)
+        records = [(b"key", bytes(size)) for size in (60, 100, 60)]
+        said = "larger than the broker allows"
+        self.assertEqual(producer.send(records), [None, said, None])
+        self.assertEqual(library.taken, [bytes(60), bytes(60)])
 
 
 class _Client:
