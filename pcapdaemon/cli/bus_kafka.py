@@ -1,17 +1,13 @@
 # See LICENSE for details.
 """
-Kafka: the daemon's own reader for events, and a producer for requests.
+Kafka, by the daemon's own reader of topics and its own producer.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from functools import partial
 from typing import Any
-
-from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pcapdaemon.cli.address import Address
 from pcapdaemon.cli.bus import (
@@ -25,6 +21,7 @@ from pcapdaemon.cli.bus import (
 )
 from pcapdaemon.listeners._kafka_reader import Reader, connect
 from pcapdaemon.listeners._kafka_records import Damage
+from pcapdaemon.publishers.kafka import Failed, Producer
 
 
 def _settings(address: Address, access: Access) -> dict[str, Any]:
@@ -50,41 +47,25 @@ def _settings(address: Address, access: Access) -> dict[str, Any]:
     return settings
 
 
+def _hidden(address: Address, text: str) -> str:
+    return text.replace(address.password, "***") if address.password else text
+
+
 class KafkaSender(Sender):
     """
     Publishes to a topic.
     """
 
     def publish(self, message: bytes) -> Receipt:
-        # Having a handler, the library does not write to standard error.
-        logging.getLogger("kafka").addHandler(logging.NullHandler())
-        producer = None
+        producer = Producer(_settings(self.address, self.access), self.address.name)
         try:
-            producer = KafkaProducer(
-                client_id="pcapdaemon",
-                # Else the constructor asks the brokers, and waits for them.
-                api_version=(3, 0),
-                acks="all",
-                # It needs a right of its own.
-                enable_idempotence=False,
-                metrics_enabled=False,
-                max_block_ms=int(PATIENCE * 1000),
-                request_timeout_ms=int(PATIENCE * 1000),
-                delivery_timeout_ms=int(PATIENCE * 1500),
-                allow_auto_create_topics=False,
-                **_settings(self.address, self.access),
-            )
-            producer.send(self.address.name, message).get(timeout=PATIENCE * 2)
-        except KafkaTimeoutError:
-            raise BusError(
-                f"{self.address.label}: no answer, or no such topic"
-            ) from None
-        except (KafkaError, OSError, ValueError) as error:
-            text = str(error).replace(self.address.password or "\0", "***")
-            raise BusError(f"{self.address.label}: {text}") from None
+            [why] = producer.send([(b"", message)])
+        except Failed as failed:
+            why = _hidden(self.address, str(failed.why) or repr(failed.why))
         finally:
-            if producer is not None:
-                producer.close(timeout=1)
+            producer.close()
+        if why is not None:
+            raise BusError(f"{self.address.label}: {why}")
         return Receipt()
 
 
@@ -133,15 +114,12 @@ class KafkaSource(Source):
         """
         As L{reading}.
         """
-        said, self._why = self._why, self._hidden(why)
+        said, self._why = self._why, _hidden(self.address, why)
         if why == "there is no such topic":
             # When it comes, it is read from its beginning.
             self._ready.set()
         if self._ready.is_set() and self._why != said:
             self.note(f"{self._why}; waiting for it")
-
-    def _hidden(self, text: str) -> str:
-        return text.replace(self.address.password or "\0", "***")
 
     def take(self, messages: list[bytes | int | Damage]) -> None:
         """

@@ -60,6 +60,7 @@ class Daemon:
 
     @ivar directory: Removed with the test.
     @ivar captures: Where captures go; made by the daemon.
+    @ivar host: Where it can be reached.
     @ivar port: Where HTTP listens, once L{start} has returned.
     @ivar environment: What is added to the environment of the process.
     @ivar lines: The log so far, each line parsed.
@@ -86,6 +87,7 @@ class Daemon:
             "http": {"listen": True, "port": 0},
         }
         self.configure(**sections)
+        self.host = "127.0.0.1"
         self.port = 0
         self.environment: dict[str, str] = {}
         self.lines: list[dict[str, Any]] = []
@@ -154,6 +156,12 @@ class Daemon:
         @param options: As with L{launch}, C{wrapper} too.
         """
         self.launch(options, wrapper)
+        self.started()
+
+    def started(self) -> None:
+        """
+        Wait until a process that was launched takes requests and signals.
+        """
         self.waitForLine("pcapdaemon ")
         listening = {
             name
@@ -369,7 +377,7 @@ class Daemon:
             headers.setdefault("Content-Type", "application/json")
             if not isinstance(body, bytes):
                 body = json.dumps(body).encode()
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        link = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
         try:
             link.request(method, where, body, headers)
             answer = link.getresponse()

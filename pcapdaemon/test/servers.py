@@ -91,11 +91,13 @@ class Server:
     One server program. Subclasses say how it is called.
 
     @ivar program: The name of the program.
+    @ivar host: The address that it has.
     @ivar port: Where it listens, from L{start} on.
     @ivar directory: Its working directory, removed with the test.
     """
 
     program: str
+    host = "127.0.0.1"
     port: int
 
     def __init__(self, case: TestCase, reactor: Any) -> None:
@@ -147,7 +149,7 @@ class Server:
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((self.host, self.port)) == 0
 
     def _signal(self, name: str) -> None:
         if self._process is None or self._process.transport is None:
@@ -235,7 +237,7 @@ class RedisServer(Server):
         return self._launch()
 
     def commandLine(self) -> Sequence[str]:
-        options = f"--bind 127.0.0.1 --port {self.port} --appendonly no".split()
+        options = f"--bind {self.host} --port {self.port} --appendonly no".split()
         return [*options, "--save", "", *self._args]
 
     def command(self, *words: str | bytes) -> Any:
@@ -247,7 +249,7 @@ class RedisServer(Server):
         """
         reader = hiredis.Reader()
         reply: Any = False
-        with socket.create_connection(("127.0.0.1", self.port), 10) as link:
+        with socket.create_connection((self.host, self.port), 10) as link:
             if self.password:
                 link.sendall(packed("AUTH", self.password))
                 link.recv(1024)

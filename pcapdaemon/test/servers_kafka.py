@@ -118,15 +118,15 @@ class KafkaServer(Server):
         return self._launch()
 
     def commandLine(self) -> Sequence[str]:
-        own = f"tcp://127.0.0.1:{self.port}"
-        told = f"tcp://127.0.0.1:{self._advertised}"
+        own = f"tcp://{self.host}:{self.port}"
+        told = f"tcp://{self.host}:{self._advertised}"
         options = f"broker --listener-url {own} --advertised-listener-url {told}"
         return [*options.split(), "--storage-engine", "memory://tansu/", *self._args]
 
     def _ask(self, request: Any) -> Any:
         protocol = KafkaProtocol(client_id="test")
         protocol.send_request(request)
-        with socket.create_connection(("127.0.0.1", self.port), 20) as link:
+        with socket.create_connection((self.host, self.port), 20) as link:
             link.sendall(protocol.send_bytes())
             while True:
                 data = link.recv(65536)

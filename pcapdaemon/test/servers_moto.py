@@ -49,14 +49,14 @@ class MotoServer(Server):
         return self._launch()
 
     def commandLine(self) -> Sequence[str]:
-        return ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        return ["-m", "moto.server", "-H", self.host, "-p", str(self.port)]
 
     @property
     def url(self) -> str:
         """
         @return: What to give a client as its endpoint.
         """
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def client(self, service: str) -> Any:
         """
