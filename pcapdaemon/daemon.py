@@ -44,7 +44,7 @@ from pcapdaemon.interfaces import (
     PrivilegeError,
     StartError,
 )
-from pcapdaemon.kept import Shelf
+from pcapdaemon.kept import MOST, Shelf
 from pcapdaemon.outcomes import Outcomes
 from pcapdaemon.parts import PARTS, House
 from pcapdaemon.plan import Limits
@@ -456,6 +456,8 @@ class CaptureDaemon(Service):
         self.intake.rules = rules(settings)
         self._captures.configure(self._affordable(capacity(settings)))
         self.history.keep = settings.capture.keep
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._shelf.most = min(MOST, soft // 8)
         self._shelf.budget = settings.http.files if settings.http.listen else 0
         self.progress.every = settings.events.progress
         self._packets.always = settings.general.packetdebug

@@ -5,6 +5,7 @@ From a message to captures that have been let in, or to a refusal.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -238,6 +239,11 @@ class Intake:
     def _failed(self, failure: Any, fields: Mapping[str, Any], bus: str) -> Answer:
         if failure.check(Refused):
             return self.refuse(failure.value, fields, bus)
+        error = failure.value
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            # Others have them: connections, files that are kept, sinks.
+            detail = f"no descriptor is left: {error.strerror}"
+            return self.refuse(Refused(Reason.BUSY, detail), fields, bus)
         # Ours, not the sender's; but a message must always have an answer.
         self._log.failure("{bus}: a request failed", failure=failure, bus=bus)
         return self.refuse(Refused(Reason.BUSY, "internal error"), fields, bus)

@@ -16,7 +16,7 @@ from pcapdaemon.capture.recording import Recording
 #: Memory comes in pieces of this size.
 _PAGE = 4096
 #: The most files, whatever they hold: each costs a descriptor.
-_MOST = 256
+MOST = 256
 
 
 @attrs.frozen
@@ -58,18 +58,18 @@ class Shelf:
     counts against the budget here, not against C{[capture] memory}.
 
     @ivar used: Bytes of memory that the files take.
+    @ivar most: How many files there may be.
     """
 
     _log = Logger()
 
-    def __init__(self, budget: int = 0, most: int = _MOST) -> None:
+    def __init__(self, budget: int = 0, most: int = MOST) -> None:
         """
         @param budget: Bytes of memory that all files together may take.
-        @param most: How many there may be.
         """
         self._files: dict[str, KeptFile] = {}
         self._budget = budget
-        self._most = most
+        self.most = most
         self.used = 0
 
     @property
@@ -120,7 +120,7 @@ class Shelf:
         self.budget = 0
 
     def _shrink(self) -> None:
-        while self.used > self._budget or len(self._files) > self._most:
+        while self.used > self._budget or len(self._files) > self.most:
             file = self._files.pop(next(iter(self._files)))
             self.used -= _memory(file.size)
             file.close()

@@ -7,6 +7,7 @@ Tests for L{pcapdaemon.listeners.http}: what a client may cost.
 from __future__ import annotations
 
 import json
+import resource
 from http.client import HTTPConnection
 from typing import Any
 
@@ -381,6 +382,26 @@ class MemoryTests(SynchronousTestCase):
             [formatEvent(event) for event in events],
             ["2 HTTP connections are open, further ones are closed"],
         )
+
+    def test_fewDescriptors(self) -> None:
+        """
+        Where descriptors are few most of them are left to captures.
+        """
+        self.successResultOf(self.listener.stopService())
+        self.listener.maxConnections = 200
+        self.reactor.tcpServers.clear()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for descriptors, connections, streams in ((100, 25, 6), (soft, 200, 50)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+            try:
+                self.listener.startService()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            site = self.reactor.tcpServers.pop()[1]
+            self.assertEqual(
+                (site.maxChannels, site.maxStreams), (connections, streams)
+            )
+            self.successResultOf(self.listener.stopService())
 
     def test_trickle(self) -> None:
         """

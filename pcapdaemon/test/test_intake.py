@@ -5,6 +5,7 @@ Tests for L{pcapdaemon.intake}.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections import deque
@@ -298,6 +299,15 @@ class RefusalTests(_Tests):
         detail = self.refuse(Reason.BUSY, "internal error", alertid=7)
         self.assertNotIn("bug", detail)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_noDescriptors(self) -> None:
+        """That all descriptors are in use is no fault, and is said."""
+
+        def linkType(device: str) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(self.bench.system, "linkType", linkType)
+        self.refuse(Reason.BUSY, "no descriptor is left", alertid=7)
 
     def test_whole(self) -> None:
         """Nothing of a refused request is captured."""

@@ -6,6 +6,8 @@ The service that listens for HTTP.
 
 from __future__ import annotations
 
+import resource
+
 from zope.interface import implementer
 
 from twisted.application.service import Service
@@ -26,8 +28,10 @@ class HttpListener(Service):
     Takes requests by HTTP, and shows and ends captures.
 
     @ivar grace: Seconds that requests under way get when it is stopped.
-    @ivar maxConnections: How many may be open at once.
-    @ivar maxStreams: How many of them may be streams and downloads at once.
+    @ivar maxConnections: How many may be open at once; never more than a quarter
+        of the descriptors that the process may have.
+    @ivar maxStreams: How many of them may be streams and downloads at once; never
+        more than a quarter.
     @ivar requestTimeout: Seconds in which a whole request must have come, and
         for which a stream or download waits for its client to read.
     """
@@ -112,12 +116,15 @@ class HttpListener(Service):
         self._served.feed.start()
 
     def _listen(self) -> None:
+        # Where descriptors are few, captures need most of them.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        connections = min(self.maxConnections, max(2, soft // 4))
         site = ApiSite(
             self._root,
             self._guard,
             lambda: self._served.receiver.maxmessage,
-            self.maxConnections,
-            self.maxStreams,
+            connections,
+            min(self.maxStreams, max(1, connections // 4)),
             self.requestTimeout,
             IReactorTime(self._reactor),
         )
