@@ -391,13 +391,13 @@ class MemoryTests(SynchronousTestCase):
         self.listener.maxConnections = 200
         self.reactor.tcpServers.clear()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        for descriptors, connections, streams in ((100, 25, 6), (soft, 200, 50)):
+        for descriptors, connections, streams in ((100, 25, 6), (1000, 200, 50)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
             try:
                 self.listener.startService()
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            site = self.reactor.tcpServers.pop()[1]
+            site: Any = self.reactor.tcpServers.pop()[1]
             self.assertEqual(
                 (site.maxChannels, site.maxStreams), (connections, streams)
             )
