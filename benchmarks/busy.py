@@ -153,8 +153,10 @@ async def main(reactor: Any) -> None:
         ("", "kpps sent", "lost", "kernel drops", "uploading for", "MB/s uploaded"),
         [row(number) for number in UPLOADS],
     )
-    what = f"{rate / 1e3:g} kpps during a TLS upload of {size // 10**6} MB: lost"
-    asked(what, max(each.lost for each in found[1]), 0, "packets")
+    for number in UPLOADS[1:]:
+        uploads = f"{number} TLS upload{'s' * (number > 1)} of {size // 10**6} MB"
+        what = f"{rate / 1e3:g} kpps during {uploads}: lost"
+        asked(what, max(each.lost for each in found[number]), 0, "packets")
 
 
 if __name__ == "__main__":

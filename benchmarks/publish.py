@@ -14,6 +14,8 @@ from benchmarks.results import Figure, Result, Table
 
 #: The names of what is written.
 PAGE, PLOT, RESULTS = "report.md", "report.svg", "results"
+#: The most load that programs before one can have left.
+_CALM = 2.0
 
 
 def read(directory: Path, programs: Sequence[str]) -> list[Result]:
@@ -73,6 +75,17 @@ def _machines(results: Sequence[Result]) -> Iterator[str]:
         yield from _table(("machine", ""), rows)
 
 
+def _load(results: Sequence[Result]) -> Iterator[str]:
+    # What runs before counts too, for a minute, and takes a core and a half.
+    most = max((result.load for result in results), default=0)
+    if most > _CALM:
+        yield (
+            f"**The machine had other work to do:** its load was up to {most:.1f} when "
+            "a program began. Losses and times are those of a busy machine."
+        )
+        yield ""
+
+
 def _missing(results: Sequence[Result], programs: Sequence[str]) -> Iterator[str]:
     there = {result.program for result in results}
     for program in programs:
@@ -120,6 +133,7 @@ def page(results: Sequence[Result], programs: Sequence[str]) -> str:
         "Written by `make bench`; {doc}`../benchmarks` says how to read it.",
         "",
         *_machines(results),
+        *_load(results),
         f"Of {len(all)} figures that were asked for, {held} are kept. All programs "
         f"together took {took / 60:.1f} minutes.",
         "",

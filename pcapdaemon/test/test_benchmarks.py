@@ -89,6 +89,16 @@ class ReportTests(SynchronousTestCase):
             [("missed", "**no**"), ("held", "yes")],
         )
 
+    def test_load(self) -> None:
+        """
+        The page says so when the machine was not calm.
+        """
+        busy = sample("idle")
+        busy.load = 3.0
+        words = "its load was up to 3.0"
+        self.assertNotIn(words, page([sample()], ["storm"]))
+        self.assertIn(words, page([sample(), busy], ["storm", "idle"]))
+
     def test_failed(self) -> None:
         """
         What failed, and what there is no result of, is said, and the rest is there.
