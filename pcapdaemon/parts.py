@@ -323,9 +323,23 @@ class Part:
 #: a part needs those before it.
 PARTS = {
     "syslog": Part(_syslog, lambda s: s.syslog),
-    "redis-events": Part(_redisEvents, lambda s: (s.redis, s.events)),
-    "kafka-events": Part(_kafkaEvents, lambda s: (s.kafka, s.events)),
-    "sqs-events": Part(_sqsEvents, lambda s: (s.sqs, s.events)),
+    # A listener that is made anew misses requests, a publisher goes on where it was:
+    # what the one does not need must not change it.
+    "redis-events": Part(
+        _redisEvents,
+        lambda s: (attrs.evolve(s.redis, listen=False, channel=""), s.events),
+    ),
+    "kafka-events": Part(
+        _kafkaEvents,
+        lambda s: (attrs.evolve(s.kafka, listen=False, topic=""), s.events),
+    ),
+    "sqs-events": Part(
+        _sqsEvents,
+        lambda s: (
+            attrs.evolve(s.sqs, listen=False, url="", waitseconds=0, chunksize=0),
+            s.events,
+        ),
+    ),
     "webhook": Part(_webhook, lambda s: (s.webhook, s.events)),
     "spool": Part(_spool, lambda s: s.spool.directory),
     "local": Part(_local, lambda s: (s.general.writelocal, s.general.localdir)),
@@ -333,7 +347,7 @@ PARTS = {
     "s3": Part(_s3, lambda s: s.s3),
     # The files that are kept outlive it.
     "http": Part(_http, lambda s: attrs.evolve(s.http, files=0)),
-    "redis": Part(_redis, lambda s: s.redis),
-    "kafka": Part(_kafka, lambda s: s.kafka),
-    "sqs": Part(_sqs, lambda s: s.sqs),
+    "redis": Part(_redis, lambda s: attrs.evolve(s.redis, events="")),
+    "kafka": Part(_kafka, lambda s: attrs.evolve(s.kafka, events="")),
+    "sqs": Part(_sqs, lambda s: attrs.evolve(s.sqs, events="")),
 }
