@@ -150,7 +150,8 @@ class Source(ABC):
         """
         Start the thread, which calls C{read}.
         """
-        threading.Thread(target=self.read, daemon=True).start()
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
 
     @abstractmethod
     def read(self) -> None:

@@ -242,14 +242,14 @@ class HttpSource(Source):
         """
         Read events until the stream ends.
         """
-        kind, data = "", b""
+        kind, data, last = "", b"", self._last
         while line := self._response.readline(LARGEST + 1):
             if len(line) + len(data) > LARGEST:
                 raise BusError(f"an event of more than {LARGEST} bytes")
             field, _, value = line.rstrip(b"\r\n").partition(b":")
             value = value.removeprefix(b" ")
             if field == b"id":
-                self._last = value.decode("ascii", "replace")
+                last = value.decode("ascii", "replace")
             elif field == b"event":
                 kind = value.decode("ascii", "replace")
             elif field == b"data":
@@ -259,4 +259,5 @@ class HttpSource(Source):
                     self.note("the server has dropped events for us")
                 elif data:
                     self.deliver(data)
-                kind, data = "", b""
+                # Only now: half of an event must come again.
+                kind, data, self._last = "", b"", last

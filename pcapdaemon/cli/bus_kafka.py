@@ -9,6 +9,8 @@ import threading
 from functools import partial
 from typing import Any
 
+from kafka.errors import KafkaTimeoutError
+
 from pcapdaemon.cli.address import Address
 from pcapdaemon.cli.bus import (
     LARGEST,
@@ -62,6 +64,8 @@ class KafkaSender(Sender):
             [why] = producer.send([(b"", message)])
         except Failed as failed:
             why = _hidden(self.address, str(failed.why) or repr(failed.why))
+            if isinstance(failed.why, KafkaTimeoutError):
+                why = "no answer, or there is no such topic"
         finally:
             producer.close()
         if why is not None:
@@ -78,6 +82,7 @@ class KafkaSource(Source):
     def open(self, requestId: str, progress: bool) -> None:
         self._ready = threading.Event()
         self._why = ""
+        self._refused = False
         settings = _settings(self.address, self.access)
         self._reader = Reader(
             partial(connect, settings, lambda: LARGEST),
@@ -86,7 +91,7 @@ class KafkaSource(Source):
             lambda: 1.0,
         )
         self._reader.start()
-        if not self._ready.wait(PATIENCE):
+        if not self._ready.wait(PATIENCE) or self._refused:
             self.close()
             raise BusError(f"{self.address.label}: {self._why or 'no answer'}")
 
@@ -118,7 +123,10 @@ class KafkaSource(Source):
         if why == "there is no such topic":
             # When it comes, it is read from its beginning.
             self._ready.set()
-        if self._ready.is_set() and self._why != said:
+        if refused and not self._ready.is_set():
+            self._refused = True
+            self._ready.set()
+        elif self._ready.is_set() and self._why != said:
             self.note(f"{self._why}; waiting for it")
 
     def take(self, messages: list[bytes | int | Damage]) -> None:

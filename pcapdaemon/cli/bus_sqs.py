@@ -14,9 +14,9 @@ from pcapdaemon.cli.bus import PAUSE, Access, BusError, Receipt, Sender, Source
 from pcapdaemon.interfaces import StartError
 from pcapdaemon.listeners._sqsclient import describe, locate, makeClient
 
-#: Seconds of one poll: closing waits for it, or its messages would be hidden from
-#: others for a while.
-_POLL = 2
+#: Seconds of one poll. Closing waits for it: what comes of it is given back, which
+#: else would be hidden from others for a while.
+_POLL = 1
 #: Seconds for which an event of somebody else's request stays hidden.
 _FOREIGN = 1
 
@@ -69,6 +69,10 @@ class SqsSource(Source):
         )
         self.run()
 
+    def close(self) -> None:
+        super().close()
+        self.thread.join(_POLL * 2)
+
     def read(self) -> None:
         said = ""
         while not self.closing.is_set():
@@ -80,7 +84,10 @@ class SqsSource(Source):
                     WaitTimeSeconds=_POLL,
                 )
                 for message in answer.get("Messages", ()):
-                    self._look(message)
+                    if self.closing.is_set():
+                        self._giveBack(message, 0)
+                    else:
+                        self._look(message)
                 said = ""
             except BusError as error:
                 text = str(error).removeprefix(f"{self.address.label}: ")
@@ -98,9 +105,12 @@ class SqsSource(Source):
         if event is not None and event.get("request_id") == self._requestId:
             _call(self.address, self._client.delete_message, ReceiptHandle=handle)
         else:
-            _call(
-                self.address,
-                self._client.change_message_visibility,
-                ReceiptHandle=handle,
-                VisibilityTimeout=_FOREIGN,
-            )
+            self._giveBack(message, _FOREIGN)
+
+    def _giveBack(self, message: dict[str, Any], seconds: int) -> None:
+        _call(
+            self.address,
+            self._client.change_message_visibility,
+            ReceiptHandle=message["ReceiptHandle"],
+            VisibilityTimeout=seconds,
+        )

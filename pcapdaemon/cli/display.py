@@ -376,9 +376,8 @@ class LiveView(View):
             for sink, came in capture.sinks.items():
                 url = capture.places.get(sink, "")
                 if came == "stored":
-                    where = Text(f"    {clean(sink, 40)}  ", "dim")
-                    where.append(clean(url, 2000), "default")
-                    self._print(where)
+                    where = (f"    {clean(sink, 40)}  ", "dim")
+                    self._print(Text.assemble(where, clean(url, 2000)))
             for reason in capture.reasons:
                 self._print(Text(f"    {clean(reason)}", "red"))
         for node, (reason, detail) in self._tracker.refusals.items():
