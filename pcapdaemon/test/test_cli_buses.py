@@ -6,6 +6,7 @@ somebody else's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -25,6 +26,8 @@ from twisted.trial.unittest import TestCase
 from pcapdaemon.cli import bus_kafka
 from pcapdaemon.cli.address import parse
 from pcapdaemon.cli.bus import Access, BusError, Note, Source, makeSender, makeSource
+from pcapdaemon.cli.download import Downloads, downloadAll
+from pcapdaemon.cli.tracker import Capture
 from pcapdaemon.test.process import PATIENCE
 from pcapdaemon.test.servers import RedisServer, freePort, missing
 from pcapdaemon.test.servers_kafka import KafkaServer, missingTansu
@@ -197,22 +200,55 @@ class KafkaTests(BusTestCase):
         self.assertIn("/t: ", self.fails(source.open, "", True))
 
 
-class SqsTests(BusTestCase):
+class AwsTests(BusTestCase):
     """
-    SQS.
+    SQS and S3.
     """
 
     skip = missingMoto()
+
+    async def start(self) -> MotoServer:
+        """
+        Start the services, with credentials for them in the environment.
+        """
+        for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY":
+            self.patchEnvironment(name, SECRET)
+        server = MotoServer(self, reactor)
+        await server.start()
+        return server
+
+    async def test_download(self) -> None:
+        """
+        A file in S3 is had from where C{stored} says that it is.
+        """
+        server = await self.start()
+        client = server.client("s3")
+        self.addCleanup(client.close)
+        client.create_bucket(Bucket="captures")
+        client.put_object(Bucket="captures", Key="my pcaps/a.pcap", Body=b"data")
+        digest = hashlib.sha256(b"data").hexdigest()
+        directory = str(self.mktemp())
+        downloads = Downloads(directory, [], Access())
+        for path, complaint in (
+            ("my%20pcaps/a.pcap", ""),
+            ("my%20pcaps/b.pcap", "NoSuchKey"),
+        ):
+            capture = Capture("web1", "a", packets=1, bytes=4, sha256=digest)
+            capture.state, capture.filename = "completed", "web1.pcap"
+            capture.places["s3"] = f"{server.url}/captures/{path}"
+            paths, complaints = downloadAll([capture], downloads)
+            if complaint:
+                self.assertIn(complaint, complaints[0])
+                self.assertNotIn(SECRET, complaints[0])
+            else:
+                self.assertEqual(Path(*paths).read_bytes(), b"data")
 
     async def test_shared(self) -> None:
         """
         Of a queue, what belongs to the request is taken, and all else stays there;
         who only watches takes nothing.
         """
-        for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY":
-            self.patchEnvironment(name, SECRET)
-        server = MotoServer(self, reactor)
-        await server.start()
+        server = await self.start()
         client = server.client("sqs")
         self.addCleanup(client.close)
         url = client.create_queue(QueueName="told")["QueueUrl"]
