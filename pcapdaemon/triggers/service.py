@@ -37,20 +37,23 @@ BUS = "trigger"
 class _Memory:
     """
     Which alerts a trigger has honoured of late: never more than its C{most}.
+
+    @ivar when: When it did that, the first one first.
     """
 
     when: dict[tuple[str, str], float] = attrs.Factory(dict)
 
     def forget(self, now: float, cooldown: float) -> None:
         """
-        Forget what is so long ago that it does not count any more.
+        Forget what is so long ago that it does not count any more. A notification
+        may have a thousand alerts: not all is looked at for each.
         """
-        self.when = {
+        while self.when:
+            key, when = next(iter(self.when.items()))
             # One from the future is from before the clock was set back.
-            key: when
-            for key, when in self.when.items()
-            if 0 <= now - when < cooldown
-        }
+            if 0 <= now - when < cooldown:
+                break
+            del self.when[key]
 
 
 @implementer(ITriggers)
@@ -121,6 +124,7 @@ class Triggers:
         key = (alert.fingerprint, alert.status)
         # Before it is known what comes of it: the next notification may be here
         # sooner than that.
+        memory.when.pop(key, None)
         memory.when[key] = when = self._clock()
         answer = await self._ask(trigger, alert)
         if answer.verdict is not Verdict.TAKEN and memory.when.get(key) == when:
@@ -148,7 +152,7 @@ class Triggers:
         now, cooldown = self._clock(), trigger.cooldown
         memory.forget(now, cooldown)
         when = memory.when.get((alert.fingerprint, alert.status))
-        if when is not None:
+        if when is not None and 0 <= now - when < cooldown:
             return "cooldown", (
                 f"it was honoured {now - when:.1f} s ago; cooldown is {cooldown} s"
             )
