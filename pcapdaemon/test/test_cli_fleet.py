@@ -248,6 +248,7 @@ class FleetTests(TestCase):
         self.json()
         self.leaves()
         self.nobody()
+        self.unfollowed()
         for daemon in self.daemons:
             self.assertEqual(daemon.complaints(), [])
             self.assertEqual(daemon.stop(), 0)
@@ -359,3 +360,25 @@ class FleetTests(TestCase):
             status, output, _ = self.send(bus, *words, *more).ended()
             self.assertEqual(status, NOBODY)
             self.assertIn("nobody answered", output)
+
+    def unfollowed(self) -> None:
+        """
+        Without being followed a request is sent, and what the bus says at once is
+        the outcome.
+        """
+        token = self.mktemp()
+        Path(token).write_text(f"{TOKEN}\n")
+        [_, redis], [_, server, *_] = self.places("redis"), self.places("http")
+        http = ["--to", server, "--token-file", token]
+        for words, status, said in (
+            (["--to", redis, "--node", "nobody"], DONE, "sent, 3 subscribers"),
+            (["--to", f"{redis}x"], NOBODY, "sent, 0 subscribers"),
+            ([*http, "-i", "none", "--duration", "1e9"], FAILED, "refused (limit): "),
+            ([*http, "--node", "nobody"], NOBODY, "the request is not for web1"),
+            ([*http, "--duration", "0.1"], DONE, "web1 takes it as "),
+        ):
+            command = Command(self, ["send", "-i", "eth0", *words], {}, False)
+            code, output, errors = command.ended()
+            self.assertEqual(code, status, output + errors)
+            self.assertIn(said, output + errors)
+            self.assertNotIn(PASSWORD, output + errors)

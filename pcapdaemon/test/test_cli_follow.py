@@ -318,6 +318,21 @@ class FollowTests(SynchronousTestCase):
         [line] = self.output.getvalue().splitlines()
         self.assertEqual(json.loads(line)["reason"], "too-large")
 
+    def test_refusal(self) -> None:
+        """
+        Of what a server refuses its event is told, which comes a little later.
+        """
+        following = Follow(
+            self.tracker, self.view, self.inbox, Patience(1), self.clock.seconds
+        )
+        refusal = Receipt(heard=1, node="web9", reason="busy", detail="full")
+        following.send([_Bus(refusal)], b"{}")
+        told = event("rejected", "web9", "x", bus="http", reason="busy", detail="full")
+        self.clock.callLater(0.5, self.inbox.put, told)
+        following.run()
+        self.assertEqual(following.outcome(), (FAILED, []))
+        self.assertEqual(json.loads(self.output.getvalue()), told)
+
     def test_cancel(self) -> None:
         """
         Cancelling goes the way that the request went.
