@@ -62,6 +62,9 @@ _PER_CAPTURE, _OTHERS = 5, 768
 #: Seconds of C{grace} in which the last events go out.
 _FLUSH = 2.0
 
+#: Seconds that watchers have to hear of what is lost in the end.
+_TOLD = 0.2
+
 _PRIVILEGE = (
     "this process may not capture packets: it needs root or CAP_NET_RAW, for "
     "example with AmbientCapabilities=CAP_NET_RAW in a systemd unit, or with "
@@ -331,7 +334,12 @@ class CaptureDaemon(Service):
         finished = await work
         for publisher in publishers:
             publisher.flush = flush
-        await gatherResults([maybeDeferred(p.stopService) for p in publishers])
+        ending = [maybeDeferred(p.stopService) for p in publishers]
+        if not finished and (http := self._parts.get("http")) is not None:
+            # Who watches shall hear what is lost, but nobody waits for them.
+            told = maybeDeferred(http.stopService)
+            ending.append(told.addTimeout(_TOLD, self._reactor, lambda *_: None))
+        await gatherResults(ending)
         if (syslog := self._parts.get("syslog")) is not None:
             syslog.stopService()
         if finished:

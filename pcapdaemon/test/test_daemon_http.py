@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 from hashlib import sha256
 from typing import Any
 from unittest import TestCase
@@ -191,3 +192,29 @@ class WatchTests(DaemonTestCase):
             while watcher.next() is not None:
                 pass
         self.assertEqual(daemon.told("completed")[0]["stop"], "shutdown")
+
+    def test_lost(self) -> None:
+        """
+        They also hear of what is lost because there was not enough time.
+        """
+        server = socket.create_server(("127.0.0.1", 0))  # which never answers
+        self.addCleanup(server.close)
+        daemon = self.started(
+            general={"writelocal": False},
+            cloudshark={
+                "upload": True,
+                "scheme": "http",
+                "host": "127.0.0.1",
+                "port": server.getsockname()[1],
+                "token": "a-token-of-cloudshark",
+            },
+            capture={"grace": 0.2},
+        )
+        watcher = Stream(self, daemon)
+        id = daemon.arm(interface="vb", packets=1)
+        self.pair.send([frame(0)])
+        daemon.waitForEvent("completed", id)
+        self.assertEqual(daemon.stop(), 0)
+        failed = watcher.until("failed")[-1]
+        self.assertEqual((failed["sink"], failed["lost"]), ("cloudshark", True))
+        self.assertIsNone(watcher.next())
