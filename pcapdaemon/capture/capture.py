@@ -50,7 +50,7 @@ BUSY_DRAIN = 256
 
 #: The most bytes a second that a ring is reckoned to take (10 Gbit/s), and the
 #: longest that it is left alone, in seconds.
-_RING_RATE, _LONGEST_PAUSE = 1.25e9, 0.01
+_RING_RATE, _LONGEST_PAUSE = 1.25e9, 0.015
 
 
 @attrs.frozen
@@ -109,7 +109,7 @@ class Capture:
         self._handle = handle
         self._memory = memory
         self._clock = clock
-        pause = min(_LONGEST_PAUSE, ring / 4 / _RING_RATE)
+        pause = min(_LONGEST_PAUSE, ring / 2 / _RING_RATE)
         self._pause = pause if pause >= 0.001 else 0.0
         self.armed = 0.0
         self.packets = 0
@@ -301,7 +301,8 @@ class Capture:
         elif drained.more:
             self._read()
         elif self._pause and drained.packets >= BUSY_DRAIN:
-            self._later("pause", self._pause, self._reactor.addReader, self)
+            # Without asking whether there is something: there will be.
+            self._later("pause", self._pause, self._read)
         else:
             self._reactor.addReader(self)
 

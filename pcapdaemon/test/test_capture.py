@@ -580,8 +580,13 @@ class DrainTests(_Tests):
         """
         self.bench.start()
         self.bench.receive(0, BUSY_DRAIN)
-        self.assertEqual(self.bench.reactor.getReaders(), [])
-        self.bench.reactor.advance(0.01)
+        for number in range(1, 4):
+            self.assertEqual(self.bench.reactor.getReaders(), [])
+            self.bench.send(0, BUSY_DRAIN)
+            self.bench.reactor.advance(0.015)
+            [progress] = self.bench.captures.progress().values()
+            self.assertEqual(progress["packets"], (number + 1) * BUSY_DRAIN)
+        self.bench.reactor.advance(0.015)
         self.assertEqual(len(self.bench.reactor.getReaders()), 1)
         self.bench.receive(0, BUSY_DRAIN - 1)
         self.assertEqual(len(self.bench.reactor.getReaders()), 1)
