@@ -54,6 +54,7 @@ PROGRAMS = (
     Program("arming", "--trials 20", "--trials 2"),
     Program("storm", "", "--requests 3 --repeat 1"),
     Program("idle", "--seconds 5", "--captures 20 --seconds 0.5"),
+    Program("growth", "--captures 1000", "--captures 40 --together 5"),
     Program("requests", "--count 100000", "--count 1000 --bad 100 --repeat 1"),
     Program("latency", "", "--captures 5"),
     Program("limits", "", ""),

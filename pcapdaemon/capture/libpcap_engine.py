@@ -15,6 +15,7 @@ import re
 import socket
 from contextlib import nullcontext
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_uint32, c_void_p
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -154,6 +155,14 @@ class _Functions:
         raise AttributeError(name)
 
 
+@cache
+def _stdio() -> _Functions:
+    """
+    Those of the C library; made once, for ctypes makes types for each library.
+    """
+    return _Functions(None)
+
+
 def _isOfFrames(options: OpenOptions) -> bool:
     """
     Whether a ring has one frame for each packet, and not blocks for many.
@@ -186,7 +195,6 @@ class LibpcapHandle:
         self._longest = PACKET_HEADER + options.snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
         self._dumper: int | None = None
-        self._buffer = ctypes.create_string_buffer(_BUFFER)
         self._size = 0
         self._taken = 0
         self._full = False
@@ -199,13 +207,15 @@ class LibpcapHandle:
         return self._socket.fileno()
 
     def record(self, descriptor: int) -> None:
-        stdio = _Functions(None)
+        stdio = _stdio()
         own = os.dup(descriptor)
         stream = stdio.fdopen(own, b"wb")
         if not stream:
             os.close(own)
             raise CaptureError(f"{self._device}: {os.strerror(ctypes.get_errno())}")
-        # Ours, since glibc does not mind the size of one that it makes itself.
+        # Ours, since glibc does not mind the size of one that it makes itself; and
+        # not before there are packets.
+        self._buffer = ctypes.create_string_buffer(_BUFFER)
         stdio.setvbuf(stream, self._buffer, _IOFBF, _BUFFER)
         # No two calls overlap. To lock it three times for each packet, as a process
         # with threads does, would be a third of what a packet costs.
@@ -266,6 +276,8 @@ class LibpcapHandle:
             written = self._library.pcap_dump_flush(self._dumper)
             self._library.pcap_dump_close(self._dumper)
             self._dumper = None
+            # Not when the garbage of a hundred captures is collected.
+            del self._buffer
             if written < 0:
                 raise CaptureError(f"{self._device}: no memory for the recording")
 

@@ -13,13 +13,15 @@ from pcapdaemon.test.frames import frame, sequenceOf
 from pcapdaemon.test.process import Daemon, Usage
 
 #: How often a device is deleted under a capture, and how many short captures
-#: there are; as many as a tenth of that go before, until nothing grows any more.
+#: there are; as many as a tenth of that go before, until nothing grows any more, and
+#: of the captures a fifth, more of them at once than there will be afterwards, so that
+#: the pools of threads have grown.
 LOSSES, CAPTURES = 20, 300
 #: Bytes of memory that may have been added meanwhile: the allocator does not give
 #: everything back at once.
 GROWTH = 4 << 20
 #: More than all pools together may have: they grow as they please until then.
-THREADS = 48
+THREADS = 72
 
 
 class _HoldingTestCase(DaemonTestCase):
@@ -133,22 +135,22 @@ class ManyTests(_HoldingTestCase):
         Short captures leave nothing behind but their files.
         """
         daemon = self.started(capture={"keep": 1})
-        self.captures(daemon, CAPTURES // 10)
+        self.captures(daemon, CAPTURES // 5, 60)
         before = self.quiet(daemon)
         self.captures(daemon, CAPTURES)
         self.assertNoMore(daemon, before)
         files = list(daemon.captures.iterdir())
-        self.assertEqual(len(files), CAPTURES + CAPTURES // 10)
+        self.assertEqual(len(files), CAPTURES + CAPTURES // 5)
         self.assertEqual(daemon.stop(), 0)
 
-    def captures(self, daemon: Daemon, count: int) -> None:
+    def captures(self, daemon: Daemon, count: int, together: int = 10) -> None:
         """
         Have captures of one packet each, some of them at once.
         """
-        for first in range(0, count, 10):
+        for first in range(0, count, together):
             ids = [
                 id
-                for n in range(first, first + 10)
+                for n in range(first, first + together)
                 for id in daemon.ask(interface="vb", packets=1, bpf=f"greater {n}")
             ]
             daemon.waitForEvents("armed", ids)
