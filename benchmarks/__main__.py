@@ -51,6 +51,7 @@ PROGRAMS = (
         "--count 20000 --frames 20000 --seconds 0.02 --repeat 1 --others 1 --each 1",
     ),
     Program("busy", "", "--size 1000000 --count 20000 --repeat 1"),
+    Program("watching", "--count 1000000 --repeat 3", "--count 20000 --repeat 1"),
     Program("arming", "--trials 20", "--trials 2"),
     Program("storm", "", "--requests 3 --repeat 1"),
     Program("idle", "--seconds 5", "--captures 20 --seconds 0.5"),

@@ -238,6 +238,7 @@ def _http(settings: Settings, house: House) -> Service | None:
         house.shelf,
         house.devices,
         house.intake.judge,
+        limits=lambda: attrs.asdict(house.intake.rules.limits),
         exposition=house.metrics().exposition,
         triggers=house.triggers,
     )

@@ -107,6 +107,9 @@ class LifeTests(PageTestCase):
         page = self.tab(daemon).open()
         self.assertEqual("node-a", page.locator("#node").text_content())
         page.locator("#running-empty").filter(has_text="Nothing is captured").wait_for()
+        self.assertEqual(
+            "at most 50,000", page.locator("#packets").get_attribute("placeholder")
+        )
         self.device(page, "lo").check()
         page.locator("#bpf").fill(f"udp port {port}")
         page.locator('#check[data-kind="ok"]').wait_for()

@@ -81,12 +81,17 @@ class Refusals(ApiResource):
 
 class Interfaces(ApiResource):
     """
-    C{/interfaces}: the devices there are.
+    C{/interfaces}: the devices there are, and what one may ask of them.
     """
 
-    def __init__(self, devices: Callable[[], Deferred[list[dict[str, Any]]]]) -> None:
+    def __init__(
+        self,
+        devices: Callable[[], Deferred[list[dict[str, Any]]]],
+        limits: Callable[[], dict[str, Any]],
+    ) -> None:
         super().__init__()
         self._devices = devices
+        self._limits = limits
         #: Those who wait for the look that is under way: one at a time will do.
         self._waiting: list[Deferred[Reply]] = []
 
@@ -102,8 +107,12 @@ class Interfaces(ApiResource):
 
     def _tell(self, devices: list[dict[str, Any]]) -> None:
         waiting, self._waiting = self._waiting, []
+        told: dict[str, Any] = {"interfaces": devices}
+        limits = self._limits()
+        if limits:
+            told["limits"] = limits
         for answer in waiting:
-            answer.callback(Reply(HTTPStatus.OK, {"interfaces": devices}))
+            answer.callback(Reply(HTTPStatus.OK, told))
 
     def _fail(self, failure: Failure) -> None:
         waiting, self._waiting = self._waiting, []

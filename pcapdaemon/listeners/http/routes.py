@@ -46,6 +46,8 @@ class Served:
         L{describe<pcapdaemon.capture.interfaces.describe>} does.
     @ivar judge: Looks at the filter of a request that nobody has made yet, as
         L{Intake.judge<pcapdaemon.intake.Intake.judge>} does.
+    @ivar limits: What requests may ask for, and what they get where they do not
+        ask: as L{Limits<pcapdaemon.plan.Limits>} has it.
     @ivar exposition: From what a client accepts to all metrics and their content
         type; L{None} where there are none.
     @ivar triggers: Who takes alerts; L{None} where nobody does.
@@ -58,6 +60,7 @@ class Served:
     shelf: Shelf
     devices: Callable[[], Deferred[list[dict[str, Any]]]]
     judge: Callable[[bytes], Deferred[dict[str, Any]]]
+    limits: Callable[[], dict[str, Any]] = dict
     exposition: Callable[[str], tuple[bytes, str]] | None = None
     triggers: ITriggers | None = None
 
@@ -237,7 +240,7 @@ def makeRoot(served: Served) -> Resource:
     root.putChild(b"events", Events(served.feed))
     root.putChild(b"filters", Filters(served.judge))
     root.putChild(b"healthz", Health(served.health))
-    root.putChild(b"interfaces", Interfaces(served.devices))
+    root.putChild(b"interfaces", Interfaces(served.devices, served.limits))
     root.putChild(b"openapi.json", OpenApi(root))
     root.putChild(b"refusals", Refusals(served.control))
     if served.exposition is not None:

@@ -206,7 +206,17 @@ SCHEMAS: dict[str, Schema] = {
             "why": text("Why it cannot."),
         },
     ),
-    "Interfaces": thing({"interfaces": array(ref("Interface"))}),
+    "Interfaces": thing(
+        {"interfaces": array(ref("Interface"))},
+        {
+            "limits": {
+                "type": "object",
+                "description": "Keys of [general]: what requests may ask for, and"
+                " what they get where they do not ask.",
+                "additionalProperties": {"type": "number"},
+            }
+        },
+    ),
     "Filter": {
         **thing(
             {},

@@ -49,7 +49,7 @@ const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
 export const count = (number) => whole.format(number ?? 0);
-export const compact = (number) => (number < 10000 ? tenth.format(Math.round(number * 10) / 10) : short.format(number));
+export const compact = (number) => (number < 99.95 ? tenth.format(number) : number < 10000 ? whole.format(number) : short.format(number));
 
 export function size(bytes) {
   let value = bytes ?? 0;

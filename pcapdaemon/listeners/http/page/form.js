@@ -56,12 +56,12 @@ export class Form {
     const texts = { packets: count, bytes: count, timeout: seconds, duration: seconds };
     for (const [name, text] of Object.entries(texts)) {
       const most = limits[`max${name}`];
-      $(name).placeholder = most === undefined ? "the daemon’s limit" : `at most ${name === "bytes" ? size(most) : text(most)}`;
+      $(name).placeholder = most === undefined ? "–" : `at most ${name === "bytes" ? size(most) : text(most)}`;
     }
     if (limits.defaulttimeout !== undefined) {
       $("timeout").placeholder = `${seconds(limits.defaulttimeout)} if empty`;
     }
-    $("snap").placeholder = limits.snaplength === undefined ? "the daemon’s" : `${count(limits.snaplength)} if empty`;
+    $("snap").placeholder = limits.snaplength === undefined ? "–" : `${count(limits.snaplength)} if empty`;
   }
 
   get by() {

@@ -72,7 +72,7 @@ export function drawHealth(element, health) {
   element.dataset.drawn = text;
   const found = [
     ...rows("Requests by", entries(health.listeners).map(bus)),
-    ...rows("Events to", entries(health.publishers ?? health.buses).map(publisher)),
+    ...rows("Events to", entries(health.buses).map(publisher)),
     ...rows("Files to", entries(health.sinks).map(sink)),
     ...rows("Spool", entries(health.spool).map(spooled)),
   ];
