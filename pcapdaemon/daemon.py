@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import resource
 import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from pcapdaemon import __version__
 from pcapdaemon.capture.capture import Threads
@@ -28,13 +22,13 @@ from pcapdaemon.capture.engines import NANO, makeSystem
 from pcapdaemon.capture.filters import FilterChecker
 from pcapdaemon.capture.packetlog import PacketLog
 from pcapdaemon.capture.recording import Recording
-from pcapdaemon.capture.service import Capacity, CaptureService
+from pcapdaemon.capture.service import CaptureService
 from pcapdaemon.config import Settings
 from pcapdaemon.config.triggers import makeAll
 from pcapdaemon.delivery import Delivery
 from pcapdaemon.events import Events, LogObserver
 from pcapdaemon.history import History
-from pcapdaemon.intake import Intake, Rules
+from pcapdaemon.intake import Intake
 from pcapdaemon.interfaces import (
     CaptureError,
     ICaptureSystem,
@@ -45,19 +39,16 @@ from pcapdaemon.interfaces import (
     StartError,
 )
 from pcapdaemon.kept import MOST, Shelf
+from pcapdaemon.meaning import affordable, capacity, rules
 from pcapdaemon.outcomes import Outcomes
 from pcapdaemon.parts import PARTS, House
-from pcapdaemon.plan import Limits
+from pcapdaemon.pools import Pools
 from pcapdaemon.progress import Progress
 from pcapdaemon.spool import Spool
 from pcapdaemon.triggers.service import Triggers
 
 if TYPE_CHECKING:
     from pcapdaemon.metrics import Metrics
-
-#: Descriptors that a running capture may need (its socket, a second one for it,
-#: the recording, the dumper, a sink's reader), and those of everything else.
-_PER_CAPTURE, _OTHERS = 5, 768
 
 #: Seconds of C{grace} in which the last events go out.
 _FLUSH = 2.0
@@ -71,63 +62,6 @@ _PRIVILEGE = (
     "setpriv --reuid=USER --init-groups --inh-caps=+net_raw --ambient-caps=+net_raw "
     "twistd -n pcapdaemon ..."
 )
-
-
-class _DaemonThread(threading.Thread):
-    """
-    A thread of a pool, which C{top -H} and C{ps -L} show by the name of that.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, daemon=True)
-
-    def run(self) -> None:
-        # Fifteen bytes are all that the kernel keeps, and its own of others.
-        name = self.name.removeprefix("PoolThread-pcapdaemon.")
-        with suppress(OSError), open("/proc/thread-self/comm", "w") as comm:
-            comm.write(name)
-        super().run()
-
-
-def limits(settings: Settings) -> Limits:
-    general = settings.general
-    return Limits(
-        maxpackets=general.maxpackets,
-        maxbytes=general.maxbytes,
-        snaplength=general.snaplength,
-        defaulttimeout=general.defaulttimeout,
-        maxtimeout=general.maxtimeout,
-        maxduration=general.maxduration,
-        maxfilter=general.maxfilter,
-    )
-
-
-def rules(settings: Settings) -> Rules:
-    aliases: dict[str, tuple[str, ...]] = {}
-    for interface in settings.interfaces:
-        for alias in interface.aliases:
-            aliases[alias] = (*aliases.get(alias, ()), interface.name)
-    return Rules(
-        limits=limits(settings),
-        maxmessage=settings.general.maxmessage,
-        aliases=aliases,
-        filter=settings.capture.filter,
-        cooldown=settings.capture.cooldown,
-        logrequests=settings.general.logrequests,
-        debug=settings.general.debug,
-    )
-
-
-def capacity(settings: Settings) -> Capacity:
-    capture = settings.capture
-    return Capacity(
-        captures=capture.maxcaptures,
-        buffersize=capture.buffersize,
-        totalbuffer=capture.totalbuffer,
-        memory=capture.memory,
-        promiscuous=capture.promiscuous,
-        nanoseconds=capture.precision == NANO,
-    )
 
 
 class CaptureDaemon(Service):
@@ -171,26 +105,29 @@ class CaptureDaemon(Service):
             makeSystem(settings.capture.engine) if system is None else system
         )
         self.node = settings.general.node or socket.gethostname()
-        self._pools = {
-            "opening": self._pool("opening", system.openers),
-            # Closing waits for the kernel, some 25 ms each, and for little else.
-            "closing": self._pool("closing", 16),
-            "draining": self._pool("draining", system.drainers),
-            "work": self._pool("work", 2),
-            # One for each sink that blocks, so that none delays another.
-            "local": self._pool("local", 4),
-            "s3": self._pool("s3", 4),
-            "spool": self._pool("spool", 2),
-            "names": self._pool("names", 4),
-            # One after the other, so that they stay in order.
-            "kafka-events": self._pool("kafka-events", 1),
-            "sqs-events": self._pool("sqs-events", 1),
-        }
+        pools = self._pools = Pools(
+            reactor,
+            {
+                "opening": system.openers,
+                # Closing waits for the kernel, some 25 ms each, and for little else.
+                "closing": 16,
+                "draining": system.drainers,
+                "work": 2,
+                # One for each sink that blocks, so that none delays another.
+                "local": 4,
+                "s3": 4,
+                "spool": 2,
+                "names": 4,
+                # One after the other, so that they stay in order.
+                "kafka-events": 1,
+                "sqs-events": 1,
+            },
+        )
         threads = Threads(
-            self._in("opening"),
-            self._in("closing"),
-            self._in("draining"),
-            self._in("work"),
+            pools.calling("opening"),
+            pools.calling("closing"),
+            pools.calling("draining"),
+            pools.calling("work"),
         )
         self.events = Events(self.node, clock)
         self._checker = FilterChecker(reactor)
@@ -226,18 +163,18 @@ class CaptureDaemon(Service):
         self.events.add(LogObserver())
         self._triggers = Triggers(self.intake, self.intake.refuse, clock)
         self._house = House(
-            reactor,
-            self.node,
-            self.events,
-            self.intake,
-            self.history,
-            self._shelf,
-            self._devices,
-            self.progress,
-            self.health,
-            lambda: self.metrics,
-            self._triggers,
-            self._in,
+            reactor=reactor,
+            node=self.node,
+            events=self.events,
+            intake=self.intake,
+            history=self.history,
+            shelf=self._shelf,
+            devices=self._devices,
+            progress=self.progress,
+            health=self.health,
+            metrics=lambda: self.metrics,
+            triggers=self._triggers,
+            threads=pools.calling,
         )
         #: What runs of L{PARTS}.
         self._parts: dict[str, Service] = {}
@@ -245,17 +182,7 @@ class CaptureDaemon(Service):
         self._stale: set[str] = set()
         self._changing = DeferredLock()
 
-    # Threads.
-
-    def _pool(self, name: str, threads: int) -> ThreadPool:
-        pool = ThreadPool(0, threads, name=f"pcapdaemon.{name}")
-        # One that hangs, on a dead file server for instance, must not keep the
-        # process from its end.
-        pool.threadFactory = _DaemonThread
-        return pool
-
-    def _in(self, name: str) -> Callable[..., Deferred[Any]]:
-        return partial(deferToThreadPool, self._reactor, self._pools[name])
+    # What parts ask for.
 
     def _devices(self) -> Deferred[list[dict[str, Any]]]:
         def look() -> list[dict[str, Any]]:
@@ -263,14 +190,15 @@ class CaptureDaemon(Service):
 
             return describe(self.intake.rules.aliases, self._system)
 
-        return self._in("names")(look)
+        return self._pools.calling("names")(look)
 
     def _deliver(self, recording: Recording) -> Deferred[None]:
         self._shelf.keep(recording)
         return self._delivery.deliver(recording)
 
     def _names(self, host: str) -> Deferred[list[str]]:
-        d = self._in("names")(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+        look = self._pools.calling("names")
+        d = look(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
         return d.addCallback(
             lambda found: list(dict.fromkeys(address[0] for *_, address in found))
         )
@@ -289,8 +217,7 @@ class CaptureDaemon(Service):
             raise StartError(str(error)) from None
         self._examine(self.settings)
         super().startService()
-        for pool in self._pools.values():
-            pool.start()
+        self._pools.startService()
         self._checker.startService()
         self._captures.startService()
         self.progress.startService()
@@ -343,11 +270,7 @@ class CaptureDaemon(Service):
         if (syslog := self._parts.get("syslog")) is not None:
             syslog.stopService()
         if finished:
-            for pool in self._pools.values():
-                # Stopping one waits for what it does, and that may hang; its
-                # threads do not keep the process from its end.
-                if not pool.working:
-                    pool.stop()
+            self._pools.stopService()
 
     async def _finish(self) -> bool:
         services = {
@@ -378,30 +301,6 @@ class CaptureDaemon(Service):
         self._delivery.abandon(reason)
         self._log.error("gave up after grace = {grace} s", grace=grace)
         return False
-
-    def _affordable(self, wanted: Capacity) -> Capacity:
-        """
-        Ask for as many descriptors as C{maxcaptures} may need.
-
-        @return: What can be had.
-        """
-        needed = wanted.captures * _PER_CAPTURE + _OTHERS
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        if soft != resource.RLIM_INFINITY and soft < allowed:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed == needed:
-            return wanted
-        captures = max(1, (allowed - min(_OTHERS, allowed // 2)) // _PER_CAPTURE)
-        self._log.warn(
-            "maxcaptures = {wanted} may need {needed} descriptors; this process may "
-            "have {allowed}, which will do for {captures}",
-            wanted=wanted.captures,
-            needed=needed,
-            allowed=allowed,
-            captures=captures,
-        )
-        return attrs.evolve(wanted, captures=captures)
 
     def reload(self, settings: Settings) -> Deferred[None]:
         """
@@ -462,7 +361,7 @@ class CaptureDaemon(Service):
         self.settings = settings
         self._triggers.configure(makeAll(settings.triggers))
         self.intake.rules = rules(settings)
-        self._captures.configure(self._affordable(capacity(settings)))
+        self._captures.configure(affordable(capacity(settings)))
         self.history.keep = settings.capture.keep
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._shelf.most = min(MOST, soft // 8)

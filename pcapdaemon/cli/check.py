@@ -156,8 +156,8 @@ def _examine(
 
     @return: The request, where there is no mistake in its form; and all mistakes.
     """
-    from pcapdaemon.daemon import limits
     from pcapdaemon.interfaces import Reason, Refused
+    from pcapdaemon.meaning import limits
     from pcapdaemon.plan import check
     from pcapdaemon.request import parse
 
@@ -191,7 +191,7 @@ def _explained(
     """
     What a request comes to.
     """
-    from pcapdaemon.daemon import limits
+    from pcapdaemon.meaning import limits
     from pcapdaemon.plan import makePlan
 
     plan = makePlan(request, "", "", "", limits(settings), "", "", 0)

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pcapdaemon.daemon import _DaemonThread
+from pcapdaemon.pools import _DaemonThread
 from pcapdaemon.test.test_docs import Page, names
 
 if importlib.util.find_spec("benchmarks") is None:
