@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import socket
 from http.client import HTTPConnection
 from typing import Any
 
@@ -25,6 +26,7 @@ from twisted.web.client import Agent
 
 from pcapdaemon.interfaces import Answer, StartError
 from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.test.servers import until
 from pcapdaemon.test.test_http import (
     JSON,
     TAKEN,
@@ -262,6 +264,19 @@ class PortTests(ListenerTestCase):
         )
         self.assertFalse(second.connected)
         self.assertFalse(second.running)
+
+    async def test_gone(self) -> None:
+        """
+        The kernel gives up a client that is gone without a word as soon as we
+        would one that does not read.
+        """
+        with socket.create_connection(("127.0.0.1", self.listener.port)):
+            site: Any = self.listener._site
+            await until(reactor, lambda: site.channels, "a connection")
+            [channel] = site.channels
+            handle = channel.transport.getHandle()
+        timeout = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        self.assertEqual(timeout, self.listener.requestTimeout * 1000)
 
     async def test_privileged(self) -> None:
         """

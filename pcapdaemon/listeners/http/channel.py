@@ -6,9 +6,10 @@ One HTTP connection, and how long it may take.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import ISystemHandle, ITCPTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -48,6 +49,14 @@ class ApiChannel(HTTPChannel):
         Join the site's connections.
         """
         super().connectionMade()
+        if ISystemHandle.providedBy(self.transport):
+            # What a client that is gone without a word does not acknowledge would
+            # be sent for a quarter of an hour, and its stream take up a place.
+            self.transport.getHandle().setsockopt(  # type: ignore[attr-defined]
+                socket.IPPROTO_TCP,
+                socket.TCP_USER_TIMEOUT,
+                int((self.site.timeOut or 0) * 1000),
+            )
         self.site.channels.add(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
