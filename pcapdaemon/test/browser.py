@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest, TestCase
 
+from pcapdaemon.test.process import PATIENCE
+
 #: Where a Chromium may be, in the order in which they are preferred.
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 _running: list[Any] = []
+#: Owns what all tests of this process share, as a test owns what is its own.
+owner = TestCase()
 
 
 def skipReason() -> str | None:
@@ -92,6 +96,7 @@ def _end() -> None:
     running, _running[:] = list(_running), []
     if running:
         stop(running)
+    owner.doCleanups()
 
 
 class Tab:
@@ -116,7 +121,7 @@ class Tab:
         options.setdefault("reduced_motion", "reduce")
         context = shared().new_context(accept_downloads=True, **options)
         case.addCleanup(context.close)
-        context.set_default_timeout(4_000)
+        context.set_default_timeout(PATIENCE * 1000)
         self.origin = origin
         self.faults: list[str] = []
         #: Parts of complaints that a test expects.

@@ -16,7 +16,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.test import pcapfile
-from pcapdaemon.test.browser import Tab, skipReason
+from pcapdaemon.test.browser import Tab, owner, shared, skipReason
 from pcapdaemon.test.process import Daemon
 
 EVIL = "<script>alert(1)</script>"
@@ -25,6 +25,8 @@ TOKEN = "correct-horse-battery"
 
 #: What a browser's console says of an answer that says no, whoever expects it.
 NO = "the server responded with a status of"
+
+_idle: list[Daemon] = []
 
 
 class PageTestCase(SynchronousTestCase):
@@ -48,6 +50,18 @@ class PageTestCase(SynchronousTestCase):
         daemon = Daemon(self, **sections)
         daemon.start()
         return daemon
+
+    @staticmethod
+    def idle() -> Daemon:
+        """
+        A daemon that all tests share that have it capture nothing.
+        """
+        if not _idle:
+            shared()  # which sees to it that both are ended
+            daemon = Daemon(owner)
+            daemon.start()
+            _idle.append(daemon)
+        return _idle[0]
 
     def tab(self, daemon: Daemon, *expected: str, **options: Any) -> Tab:
         """
@@ -163,12 +177,18 @@ class LifeTests(PageTestCase):
         self.send(port, 1)
         daemon.waitForEvent("stored", id)
         daemon.http("POST", "/captures", {"node": "any", "interface": "none-such"})
+        later = self.port()
+        running = daemon.arm(interface=["lo"], bpf=f"udp port {later}", packets=1)
         page = self.tab(daemon).open()
         page.locator(f'#finished tr[data-id="{id}"] a.address').wait_for()
         self.assertIn("packet limit", page.locator("#finished").inner_text())
         page.locator("#refused .badge", has_text="unknown-interface").wait_for()
         page.locator("#health .states", has_text="1 stored").wait_for()
         self.assertIn("connected", page.locator("#health").inner_text())
+        # What ends later than the page was opened has its file, too.
+        self.send(later, 1)
+        row = page.locator(f'#finished tr[data-id="{running}"]')
+        row.get_by_role("link", name="Download").wait_for()
 
     def test_lost(self) -> None:
         """
@@ -195,7 +215,7 @@ class RefusalTests(PageTestCase):
         The daemon's own words stand at the field that they mean, which has the
         focus.
         """
-        daemon = self.begin()
+        daemon = self.idle()
         page = self.tab(daemon, NO).open()
         page.locator("#send").click()
         page.locator("#error-interface").filter(has_text="at least one").wait_for()
@@ -226,7 +246,7 @@ class RefusalTests(PageTestCase):
         A filter is checked as it is typed, and only the last answer counts,
         however the answers come.
         """
-        daemon = self.begin()
+        daemon = self.idle()
         page = self.tab(daemon, NO).open()
         late: list[Any] = []
 
@@ -287,19 +307,7 @@ class TextTests(PageTestCase):
         self.assertEqual(1, page.locator("img").count())
         # The policy would forbid it, even if the page wrote it as markup.
         self.assertEqual([], tab.faults)
-        broken = page.evaluate(
-            "() => { try { document.body.innerHTML = '<b>x</b>' } catch (e)"
-            " { return e.name } }"
-        )
-        self.assertEqual("TypeError", broken)
-        tab.expected.append("TrustedHTML")
-        tab.expected.append("trusted-types")
-
-    def test_addresses(self) -> None:
-        """
-        Only what is an address of files becomes a link.
-        """
-        page = self.tab(self.begin()).open()
+        # Only what is an address of files becomes a link.
         made = page.evaluate(
             """async () => {
                 const { link } = await import("/page/draw.js");
@@ -310,6 +318,13 @@ class TextTests(PageTestCase):
             }"""
         )
         self.assertEqual(["A"] * 3 + ["SPAN"] * 6, made)
+        broken = page.evaluate(
+            "() => { try { document.body.innerHTML = '<b>x</b>' } catch (e)"
+            " { return e.name } }"
+        )
+        self.assertEqual("TypeError", broken)
+        tab.expected.append("TrustedHTML")
+        tab.expected.append("trusted-types")
 
 
 class TokenTests(PageTestCase):
@@ -455,7 +470,7 @@ class UseTests(PageTestCase):
         A thousand captures do not make a document of a thousand cards, and can be
         searched.
         """
-        daemon = self.begin()
+        daemon = self.idle()
         tab = self.tab(daemon)
         limits = {"packets": 10, "bytes": 1000, "timeout": 10, "duration": 60}
         captures = [

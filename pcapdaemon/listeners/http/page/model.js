@@ -120,7 +120,7 @@ export class Model {
       capture.armed ||= summary.state !== "accepted";
       capture.stored = summary.stored ?? [];
       capture.failed = summary.failed ?? [];
-      capture.kept = summary.file !== undefined;
+      capture.kept = capture.over ? summary.file !== undefined : undefined;
       capture.ended ??= capture.over ? (summary.finished ?? summary.time) : undefined;
       this.captures.set(summary.id, capture);
     }
