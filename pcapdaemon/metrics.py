@@ -10,7 +10,7 @@ from outside never makes a new series.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client import (
@@ -20,23 +20,13 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 from zope.interface import implementer
 
 from twisted.application.service import IService
 
-from pcapdaemon import __version__
-from pcapdaemon.interfaces import (
-    IEventObserver,
-    IListener,
-    IPublisher,
-    Reason,
-    Stop,
-    Verdict,
-)
-from pcapdaemon.listeners.http import HttpListener
+from pcapdaemon.figures import BUSES, REASONS, SINKS, STOPS, Present, word
+from pcapdaemon.interfaces import IEventObserver
 
 if TYPE_CHECKING:
     from pcapdaemon.capture.service import CaptureService
@@ -44,17 +34,6 @@ if TYPE_CHECKING:
     from pcapdaemon.intake import Intake
 
 T = TypeVar("T")
-#: The values of a metric's labels, and its value with these.
-Values = Mapping[tuple[str, ...], float]
-
-#: The values of labels; whatever else there is, in a program that embeds the
-#: daemon for instance, counts as C{other}.
-BUSES = ("http", "redis", "kafka", "sqs", "trigger")
-PUBLISHERS = ("redis", "kafka", "sqs", "webhook")
-SINKS = ("local", "cloudshark", "s3")
-REASONS = tuple(value for name, value in vars(Reason).items() if name.isupper())
-STOPS = tuple(value for name, value in vars(Stop).items() if name.isupper())
-OTHER = "other"
 
 #: The upper bounds of the histograms, in seconds.
 ARMING = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -64,10 +43,6 @@ UPLOAD = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 #: The most captures whose next step is awaited. Beyond that the oldest is
 #: forgotten, and its duration is not counted.
 PENDING = 10_000
-
-
-def _word(value: str, words: Collection[str]) -> str:
-    return value if value in words else OTHER
 
 
 class Pending(Generic[T]):
@@ -122,7 +97,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         # The first, since it shows counters that come after it.
         self.registry.register(
-            _Present(self, engine, intake, captures, delivery, services)
+            Present(self, engine, intake, captures, delivery, services)
         )
         self.refused: Tally[tuple[str, str]] = Tally()
         self._clock = clock
@@ -201,7 +176,7 @@ class Metrics:
         Show a sink's counters, before they count.
         """
         for counter in (self._stored, self._spooled, self._lost, self._upload):
-            counter.labels(_word(name, SINKS))
+            counter.labels(word(name, SINKS))
 
     # Events.
 
@@ -211,7 +186,7 @@ class Metrics:
             count(self, event["id"], event)
 
     def _rejected(self, id: str, event: Mapping[str, Any]) -> None:
-        bus, reason = _word(event["bus"], BUSES), _word(event["reason"], REASONS)
+        bus, reason = word(event["bus"], BUSES), word(event["reason"], REASONS)
         self.refused[bus, reason] += 1
 
     def _accepted(self, id: str, event: Mapping[str, Any]) -> None:
@@ -227,7 +202,7 @@ class Metrics:
         since, now = self.since.pop(id), self._clock()
         if since is not None:
             self._duration.observe(max(0.0, now - since))
-        self._captures.labels(_word(event["stop"], STOPS)).inc()
+        self._captures.labels(word(event["stop"], STOPS)).inc()
         self._packets.inc(event["packets"])
         self._bytes.inc(event["bytes"])
         for by in ("kernel", "interface"):
@@ -236,7 +211,7 @@ class Metrics:
             self.uploads.put(id, (now, set(event["sinks"])))
 
     def _ofSink(self, event: Mapping[str, Any]) -> str:
-        return _word(event.get("sink", ""), SINKS)
+        return word(event.get("sink", ""), SINKS)
 
     def _left(self, id: str, sink: str) -> float | None:
         """
@@ -262,7 +237,7 @@ class Metrics:
 
     def _failed(self, id: str, event: Mapping[str, Any]) -> None:
         if event["stage"] != "store":
-            self._failures.labels(_word(event["stage"], ("capture", "decode"))).inc()
+            self._failures.labels(word(event["stage"], ("capture", "decode"))).inc()
             self.since.pop(id)
             self.uploads.pop(id)
             return
@@ -279,167 +254,3 @@ class Metrics:
         "stored": _storedOne,
         "failed": _failed,
     }
-
-
-class _Present(Collector):
-    """
-    What is now, and what others count.
-    """
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        engine: str,
-        intake: Intake,
-        captures: CaptureService,
-        delivery: Delivery,
-        services: Callable[[], Iterable[IService]],
-    ) -> None:
-        self._metrics = metrics
-        self._engine = engine
-        self._intake = intake
-        self._captures = captures
-        self._delivery = delivery
-        self._services = services
-
-    def collect(self) -> Iterator[Metric]:
-        """
-        In the reactor thread.
-        """
-        services = list(self._services())
-        yield _gauge(
-            "build_info",
-            "Always 1: the version, and what brings the packets.",
-            {(__version__, self._engine.partition(" ")[0]): 1},
-            "version",
-            "engine",
-        )
-        buses = {x.name: x.connected for x in map(_listener, services) if x}
-        yield self._requests(buses)
-        yield _gauge(
-            "bus_connected",
-            "Whether a message published now would arrive.",
-            {(_word(bus, BUSES),): connected for bus, connected in buses.items()},
-            "bus",
-        )
-        yield from self._room()
-        yield from self._sinks()
-        yield from self._watching(services)
-
-    def _requests(self, buses: Iterable[str]) -> Metric:
-        found: Tally[tuple[str, ...]] = Tally()
-        for bus in buses:
-            for verdict in (Verdict.TAKEN, Verdict.NOT_OURS):
-                found[_word(bus, BUSES), verdict.value, ""] = 0
-            for reason in REASONS:
-                found[_word(bus, BUSES), Verdict.REFUSED.value, reason] = 0
-        for verdict, by in (
-            (Verdict.TAKEN, self._intake.taken),
-            (Verdict.NOT_OURS, self._intake.foreign),
-        ):
-            for bus, count in by.items():
-                found[_word(bus, BUSES), verdict.value, ""] += count
-        for (bus, reason), count in self._metrics.refused.items():
-            found[bus, Verdict.REFUSED.value, reason] += count
-        return _counter(
-            "requests",
-            "Messages by what became of them.",
-            found,
-            *("bus", "verdict", "reason"),
-        )
-
-    def _room(self) -> Iterator[Metric]:
-        captures = self._captures
-        for name, text, value in (
-            ("captures_running", "Captures that run now.", captures.active),
-            ("captures_limit", "Captures that may run at once.", captures.most),
-            (
-                "memory_used_bytes",
-                "Bytes of recordings, running or waiting for sinks.",
-                captures.memory.used,
-            ),
-            (
-                "memory_limit_bytes",
-                "Bytes that recordings may have.",
-                captures.memory.total,
-            ),
-            ("ring_used_bytes", "Bytes of kernel rings.", captures.rings.used),
-            (
-                "ring_limit_bytes",
-                "Bytes that kernel rings may have.",
-                captures.rings.total,
-            ),
-        ):
-            yield _gauge(name, text, {(): value})
-
-    def _watching(self, services: Iterable[IService]) -> Iterator[Metric]:
-        publishers: dict[tuple[str, ...], Any] = {}
-        streams = 0
-        for service in services:
-            if (publisher := IPublisher(service, None)) is not None:
-                publishers[(_word(publisher.name, PUBLISHERS),)] = publisher
-            elif isinstance(service, HttpListener):
-                streams += service.streams
-        for make, name, text, attribute in (
-            (_gauge, "connected", "Whether events arrive there.", "connected"),
-            (_counter, "published", "Events that have arrived.", "published"),
-            (_counter, "dropped", "Events that never will.", "dropped"),
-            (_gauge, "waiting", "Events that have yet to arrive.", "waiting"),
-        ):
-            values = {at: getattr(each, attribute) for at, each in publishers.items()}
-            yield make(f"publisher_{name}", text, values, "publisher")
-        yield _gauge(
-            "http_streams",
-            "Streams of events and downloads that are open.",
-            {(): streams},
-        )
-
-    def _sinks(self) -> Iterator[Metric]:
-        sinks = [sink.name for sink in self._delivery.sinks]
-        for sink in sinks:
-            self._metrics.sink(sink)
-        spool = self._delivery.spool
-        yield _counter(
-            "store_retries",
-            "Further attempts at a sink, from memory or from the spool.",
-            _bySink(sinks, self._delivery.retries),
-            "sink",
-        )
-        waiting: Values = {}
-        used: Values = {}
-        limit: Values = {}
-        if spool is not None:
-            waiting = _bySink(sinks, spool.waiting)
-            used, limit = {(): spool.used}, {(): spool.maxsize}
-        yield _gauge("spool_files", "Files in the spool.", waiting, "sink")
-        yield _gauge("spool_used_bytes", "Bytes in the spool.", used)
-        yield _gauge("spool_limit_bytes", "Bytes that the spool may have.", limit)
-
-
-def _listener(service: object) -> Any:
-    return IListener(service, None)
-
-
-def _bySink(sinks: Iterable[str], counts: Mapping[str, int]) -> Values:
-    found: Tally[tuple[str, ...]] = Tally()
-    for sink in sinks:
-        found[(_word(sink, SINKS),)] = 0
-    for sink, count in counts.items():
-        found[(_word(sink, SINKS),)] += count
-    return found
-
-
-def _filled(metric: Any, values: Values) -> Metric:
-    for labels, value in values.items():
-        metric.add_metric(labels, value)
-    return metric  # type: ignore[no-any-return]
-
-
-def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
-    return _filled(GaugeMetricFamily(f"pcapdaemon_{name}", text, labels=labels), values)
-
-
-def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
-    return _filled(
-        CounterMetricFamily(f"pcapdaemon_{name}", text, labels=labels), values
-    )

@@ -24,13 +24,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon import metrics
 from pcapdaemon.delivery import Delivery
+from pcapdaemon.figures import BUSES, PUBLISHERS, SINKS
 from pcapdaemon.intake import Intake
 from pcapdaemon.interfaces import IEventObserver, IListener, StoreError
 from pcapdaemon.listeners.http import HttpListener
 from pcapdaemon.listeners.kafka import KafkaListener
 from pcapdaemon.listeners.redis import RedisListener
 from pcapdaemon.listeners.sqs import SqsListener
-from pcapdaemon.metrics import BUSES, PUBLISHERS, SINKS, Metrics
+from pcapdaemon.metrics import Metrics
 from pcapdaemon.publishers.kafka import KafkaPublisher
 from pcapdaemon.publishers.redis import RedisPublisher
 from pcapdaemon.publishers.sqs import SqsPublisher
