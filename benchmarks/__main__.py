@@ -47,7 +47,7 @@ class Program:
 PROGRAMS = (
     Program(
         "throughput",
-        "",
+        "--each 1",
         "--count 20000 --frames 20000 --seconds 0.02 --repeat 1 --others 1 --each 1",
     ),
     Program("busy", "", "--size 1000000 --count 20000 --repeat 1"),

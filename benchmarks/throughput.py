@@ -197,7 +197,7 @@ def matrix(field: Field, sizes: Sequence[int], seconds: float, repeat: int) -> N
                     for name, done in runs.items()
                 ]
         table(
-            f"Rates of {size:,} bytes, {seconds:g} s of frames each, {repeat} runs by "
+            f"Rates of {size:,} bytes, {seconds:g} s of frames each, {repeat} times by "
             "turns: medians, most lost",
             ("", *COLUMNS),
             rows,
