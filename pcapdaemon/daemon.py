@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +93,13 @@ class CaptureDaemon(Service):
         settings: Settings,
         system: ICaptureSystem | None = None,
         clock: Callable[[], float] = time.time,
+        sinks: Sequence[Service] = (),
     ) -> None:
         """
         @param system: Where packets come from; this machine when L{None}.
         @param clock: Seconds since the epoch.
+        @param sinks: Sinks beside those of the settings, which start and stop with
+            it: each an L{ISink} with a name of its own.
         """
         self.setName("pcapdaemon")
         self.settings = settings
@@ -180,6 +183,7 @@ class CaptureDaemon(Service):
         self._parts: dict[str, Service] = {}
         #: Those of them that the settings want otherwise.
         self._stale: set[str] = set()
+        self._sinks = sinks
         self._changing = DeferredLock()
 
     # What parts ask for.
@@ -224,6 +228,8 @@ class CaptureDaemon(Service):
         self._configure(self.settings)
         for name, part in PARTS.items():
             self._begin(name, part.make(self.settings, self._house))
+        for sink in self._sinks:
+            self._begin(ISink(sink).name, sink)
         self._connect()
         self._log.info(
             "pcapdaemon {version} on {node}: {parts}, packets by {system}",

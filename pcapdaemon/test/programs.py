@@ -104,14 +104,17 @@ class Program:
             self.process.kill()
             return self.process.wait()
 
-    def waitFor(self, *words: str) -> str:
+    def waitFor(self, *words: str, file: Path | None = None) -> str:
         """
         Wait until it has said something, and return all that it has.
+
+        @param file: Where it says it, if not on its output.
         """
+        output = file or self.output
         end = time.monotonic() + PATIENCE
         while True:
             ended = self.process.poll() is not None
-            said = self.output.read_text("utf-8", "replace")
+            said = output.read_text("utf-8", "replace") if output.exists() else ""
             if all(word in said for word in words):
                 return said
             if ended or time.monotonic() > end:
