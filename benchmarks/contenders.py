@@ -11,6 +11,7 @@ their end.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -300,6 +301,14 @@ class Program(Contender):
     def options(self, path: str, count: int, same: bool) -> list[str]:
         """Its command line."""
 
+    def finish(self, path: Path) -> float:
+        """
+        Do with a file what else there is to do.
+
+        @return: Seconds of processor time that it took.
+        """
+        return 0.0
+
     def arm(self, stage: Stage, load: Load, captures: int) -> None:
         self._running = []
         for number in range(captures):
@@ -313,6 +322,7 @@ class Program(Contender):
     def end(self, load: Load, rate: float) -> Run:
         last = time.monotonic() + _REST
         used = sum(p.end(last - time.monotonic()) for p in self._running)
+        used += sum(self.finish(each.path) for each in self._running)
         found = [_numbers(each.path) for each in self._running]
         return Run(
             rate,
@@ -337,6 +347,27 @@ class Tcpdump(Program):
         ring = f"-B {RING >> 10} -s {SNAP}".split() if same else []
         # Not as another user, who may not write here.
         return ["-i", "vb", "-Z", "root", *ring, "-c", str(count), "-w", path, FILTER]
+
+
+class Finished(Tcpdump):
+    """
+    C{tcpdump -w}, and then what the daemon does too: the checksum of the file, and
+    a copy of it. Both are made here, which spares the start of two programs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(same=True)
+        self.name += ", then SHA-256 and a copy"
+
+    def finish(self, path: Path) -> float:
+        began = time.thread_time()
+        with path.open("rb") as file:
+            hashlib.file_digest(file, "sha256")
+        copy = path.with_suffix(".copy")
+        shutil.copyfile(path, copy)
+        used = time.thread_time() - began
+        copy.unlink()
+        return used
 
 
 class Dumpcap(Program):

@@ -21,6 +21,7 @@ from benchmarks.contenders import (
     STEPS,
     Contender,
     Dumpcap,
+    Finished,
     Load,
     Pcapdaemon,
     Program,
@@ -37,6 +38,8 @@ LIBPCAP, PCAPY, EIGHT = 1.0, 3.5, 1.0
 #: The daemon with each engine, and with whole packets.
 OWN, OLD, WHOLE = "pcapdaemon", "pcapdaemon, pcapy engine", "pcapdaemon, whole packets"
 REFERENCE = Tcpdump.command
+#: What does all that the daemon does.
+FINISHED = Finished().name
 SIZES, RATES = (128, 512, 1400), (200_000, 500_000, 1_000_000, 0)
 #: Seconds for which frames are sent in one run of the matrix, and the rate that is
 #: reckoned with flat out.
@@ -69,6 +72,8 @@ class Field:
             for same in (False, True):
                 other = kind(same)
                 self._makers[other.name] = lambda other=other: other  # type: ignore[misc]
+        if Tcpdump.installed():
+            self._makers[FINISHED] = Finished
 
     def measure(
         self, names: Iterable[str], load: Load, repeat: int, captures: int = 1
@@ -137,7 +142,7 @@ def flatOut(field: Field, load: Load, repeat: int) -> None:
     Small frames, as fast as they can be sent.
     """
     same = [f"{kind.command}, same ring" for kind in (Tcpdump, Dumpcap)]
-    names = [OWN, OLD, REFERENCE, same[0], Dumpcap.command, same[1]]
+    names = [OWN, OLD, REFERENCE, same[0], FINISHED, Dumpcap.command, same[1]]
     runs = field.measure(names, load, repeat)
     title = f"{load.count:,} frames of {load}, {repeat} runs by turns"
     table(
@@ -211,7 +216,7 @@ def several(field: Field, load: Load, captures: int, repeat: int) -> None:
     Several captures at once on one device.
     """
     same = f"{REFERENCE}, same ring"
-    runs = field.measure([OWN, REFERENCE, same], load, repeat, captures)
+    runs = field.measure([OWN, REFERENCE, same, FINISHED], load, repeat, captures)
     table(
         f"{captures} captures at once on one device, {load.count:,} frames of {load}, "
         f"{repeat} runs by turns: medians, most lost of all captures together",
