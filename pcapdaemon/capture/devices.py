@@ -151,7 +151,9 @@ def shut(packets: socket.socket) -> None:
     _attach(packets, _REJECT)
 
 
-def narrow(packets: socket.socket, direction: str, snaplength: int) -> None:
+def narrow(
+    packets: socket.socket, device: str, direction: str, snaplength: int
+) -> None:
     """
     Let only packets of one direction into the ring of a packet socket, and no
     more of each than is kept. libpcap would see to both when it takes them out:
@@ -160,8 +162,12 @@ def narrow(packets: socket.socket, direction: str, snaplength: int) -> None:
     Nor will the C{inbound} and C{outbound} of its filters do, since it puts a new
     filter to what is in the ring by itself, where it knows no direction.
 
+    Of C{lo} each packet comes out and in, and libpcap shows only the latter.
+
     @param direction: One of the words of L{Direction}.
     """
+    if device == "lo" and direction == Direction.BOTH:
+        direction = Direction.IN
     try:
         program = _attached(packets)
     except OSError:

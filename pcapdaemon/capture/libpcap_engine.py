@@ -190,7 +190,7 @@ class LibpcapHandle:
         descriptor = library.pcap_get_selectable_fd(pcap)
         # Of our own, so that freeze() needs nothing of libpcap's.
         self._socket = socket.socket(fileno=os.dup(descriptor))
-        narrow(self._socket, options.direction, options.snaplength)
+        narrow(self._socket, device, options.direction, options.snaplength)
         self._counters = Counters(self._stat)
         self._longest = PACKET_HEADER + options.snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))
@@ -291,9 +291,11 @@ class LibpcapHandle:
         return stat.received, stat.dropped, stat.ifdropped
 
     def close(self) -> None:
-        self.flush()
-        self._library.pcap_close(self._pcap)
-        self._socket.close()
+        try:
+            self.flush()
+        finally:
+            self._library.pcap_close(self._pcap)
+            self._socket.close()
 
 
 @implementer(ICaptureSystem)

@@ -58,7 +58,7 @@ class PcapyHandle:
         self._reader = reader
         # Of our own, so that freeze() needs nothing of the Reader's.
         self._socket = socket.socket(fileno=os.dup(reader.getfd()))
-        narrow(self._socket, options.direction, options.snaplength)
+        narrow(self._socket, device, options.direction, options.snaplength)
         self._counters = Counters(reader.stats)
         self._longest = PACKET_HEADER + options.snaplength + VLAN_TAG
         self._batch = max(32, min(SLICE_PACKETS, SLICE_BYTES // self._longest))

@@ -271,6 +271,8 @@ class RealSystemTests(CaptureSystemTests):
         self.addCleanup(sender.close)
         sender.sendto(b"hello", ("127.0.0.1", 9))
         capture.takeAll(1)
+        # The one that went out is not in the ring, waiting to be left out.
+        self.assertFalse(capture.handle.pending())
         content = capture.finish()
         self.assertEqual(content.linkType, ETHERNET)
         self.assertEqual(content.records[0].data[HEADERS:], b"hello")
