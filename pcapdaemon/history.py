@@ -51,6 +51,10 @@ class History:
         summary = self._summaries.get(id)
         if summary is None:
             return  # a refused request, or one long forgotten
+        # What is given up after it was completed is over only once.
+        over = kind == "completed" or (
+            event.get("stage") == "capture" and "stop" not in summary
+        )
         summary["state"] = kind
         if kind in ("stored", "failed"):
             told = {key: event[key] for key in _PASSING[1:] if key in event}
@@ -58,7 +62,7 @@ class History:
         for key, value in event.items():
             if key not in _PASSING:
                 summary[key] = value
-        if kind == "completed" or event.get("stage") == "capture":
+        if over:
             self._over.append(id)
             while len(self._over) > self.keep:
                 del self._summaries[self._over.popleft()]

@@ -144,6 +144,15 @@ class HistoryTests(SynchronousTestCase):
         self.emit("stored", "capture1", sink="local")
         self.assertNotIn("capture1", self.known())
 
+    def test_givenUp(self) -> None:
+        """One that is given up after it was completed is over only once."""
+        for number in range(2):
+            self.accept(packets=1)
+            self.bench.receive(number, number + 1)
+        for id in ("capture1", "capture2"):
+            self.emit("failed", id, stage="capture", reason="no time")
+        self.assertEqual(self.known(), ["capture1", "capture2"])
+
     def test_runningStay(self) -> None:
         """One that runs is never forgotten, however old, nor one that waits."""
         self.history.keep = 0
