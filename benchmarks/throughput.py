@@ -30,7 +30,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.report import asked, chart, parser, ratio, table
 from benchmarks.results import Bar
-from benchmarks.stage import Stage, run, stage
+from benchmarks.stage import Failed, Stage, run, stage
 
 #: The most CPU of a packet, as a multiple of tcpdump's: with each engine, and with
 #: eight captures at once.
@@ -180,7 +180,11 @@ def flatOut(field: Field, load: Load, repeat: int) -> None:
 def lost(runs: Sequence[Run]) -> int:
     """
     @return: The most packets that any run has lost.
+    @raise Failed: There are packets twice, or not in the order in which they were
+        sent, so that their count says nothing.
     """
+    if not all(each.ordered for each in runs):
+        raise Failed("packets in a file are not in order, or there twice")
     return max(each.wanted - each.captured for each in runs)
 
 
