@@ -103,6 +103,8 @@ class LanguageTests(_Tests):
             ("{{ status|nope }}", "No filter named 'nope'"),
             ("{{ status|format }}", "No filter named 'format'"),
             ("x" * (MAXLENGTH + 1), f"at most {MAXLENGTH} characters"),
+            ("{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}", "nested less deeply"),
+            ("{{ 'x'" + "|lower" * 600 + " }}", "nested less deeply"),
         ]:
             self.assertIn(said, self.wrong(text))
 
@@ -124,6 +126,24 @@ class LanguageTests(_Tests):
             BadTemplate, ready.render, {"status": "x" * (MAXLENGTH + 1)}
         )
         self.assertIn(f"{MAXLENGTH + 1} characters", str(error))
+
+    def test_growth(self) -> None:
+        """No filter makes much of little on the way, either."""
+        many = "x" * 30_000
+        values = {"a": many, "b": many}
+        for text, length in [
+            ("{{ a|replace('', b)|short }}", 900_060_000),
+            ("{{ a|replace('x', 'yy')|short }}", 60_000),
+            ("{{ a|literal|short }}", 30_000),
+            ("{{ 'x'" + "|replace('', 'x' ~ status)" * 20 + " }}", None),
+        ]:
+            ready = template.compile(text, (*values, "status"))
+            error: Any = self.assertRaises(
+                BadTemplate, ready.render, {**values, "status": "y" * 9}
+            )
+            self.assertIn(f"a part of it becomes {length or ''}", str(error))
+        ready = template.compile("{{ a|replace('x', '') }}", "a")
+        self.assertEqual(ready.render({"a": many + "y"}), "y")
 
 
 class FilterTests(_Tests):

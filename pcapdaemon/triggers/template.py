@@ -99,18 +99,40 @@ def literal(value: object) -> str:
     """
     A text as a part of a RE2 expression that matches just this text.
     """
-    escaped: str = re2.escape(str(value))
+    text = str(value)
+    _bound(len(text))
+    escaped: str = re2.escape(text)
     return escaped
 
 
-_OWN: dict[str, Callable[[object], str]] = {
+def replace(value: object, old: object, new: object) -> str:
+    """
+    A text with another one in it replaced, wherever it is. Jinja2's own would make
+    gigabytes of two labels, or of a few dozen characters one after the other.
+    """
+    text, wanted, instead = str(value), str(old), str(new)
+    more = text.count(wanted) * (len(instead) - len(wanted))
+    if more > 0:
+        _bound(len(text) + more)
+    return text.replace(wanted, instead)
+
+
+def _bound(length: int) -> None:
+    if length > MAXLENGTH:
+        raise BadTemplate(
+            f"a part of it becomes {length} characters; allowed are {MAXLENGTH}"
+        )
+
+
+_OWN: dict[str, Callable[..., str]] = {
     "host": host,
     "port": port,
     "hostname": hostname,
     "short": short,
     "literal": literal,
+    "replace": replace,
 }
-_BORROWED = ("default", "lower", "replace", "trim", "upper")
+_BORROWED = ("default", "lower", "trim", "upper")
 
 #: What the last filter of each value must be, in the keys where another one
 #: could change what the rest means.
@@ -235,6 +257,8 @@ def compile(text: str, names: Iterable[str], guards: tuple[str, ...] = ()) -> Te
         compiled = environment.from_string(text)
     except TemplateError as error:
         raise BadTemplate(f"a template ({error.message})") from None
+    except (RecursionError, SyntaxError):
+        raise BadTemplate("a template that is nested less deeply") from None
     unknown = find_undeclared_variables(tree) - set(names)
     if unknown:
         known = ", ".join(names)
