@@ -113,7 +113,12 @@ class GuardTests(SynchronousTestCase):
             self.assertIsNone(self.code(guard, {**host, "Origin": [origin]}), origin)
         for origin in ("http://evil.example", "http://localhost:3000", "null", ""):
             self.assertEqual(self.code(guard, {**host, "Origin": [origin]}), 403)
-        for site, code in (("same-origin", None), ("none", None), ("cross-site", 403)):
+        for site, code in (
+            ("same-origin", None),
+            ("none", None),
+            ("same-site", 403),
+            ("cross-site", 403),
+        ):
             self.assertEqual(
                 self.code(guard, {**host, "Sec-Fetch-Site": [site]}), code, site
             )

@@ -90,8 +90,9 @@ class Guard:
         if public and modes == (["navigate"], ["document"]):
             # A link elsewhere that leads here: nobody but the reader sees it.
             return False
+        # Also "same-site": another port of this machine is somebody else's.
         sites = _texts(headers, b"Sec-Fetch-Site")
-        return any(site.lower() == "cross-site" for site in sites)
+        return any(site.lower() not in ("same-origin", "none") for site in sites)
 
     def _knowsToken(self, headers: Headers) -> bool:
         given = headers.getRawHeaders(b"Authorization", [])
