@@ -19,11 +19,11 @@ help:
 	@echo 'make lint | format | types | docs | news | wheel | clean'
 
 demo: $(ENVIRONMENT)
-	@.ci/prepare programs
+	@.ci/prepare programs demo
 	@.venv/bin/python demo/demo.py
 
 test: $(ENVIRONMENT)
-	@.ci/prepare programs
+	@.ci/prepare programs tests
 	@$(TOX) run -qq --skip-pkg-install -e tests $(if $(T),-- $(T))
 
 check: lint types docs news wheel
@@ -37,7 +37,7 @@ format: $(ENVIRONMENT)
 
 # BENCH_QUICK=1: see that all work, in a report of its own under build.
 bench: $(ENVIRONMENT)
-	@.ci/prepare programs
+	@.ci/prepare programs bench
 	@.venv/bin/python -m benchmarks $(if $(BENCH_QUICK),--quick) $(B)
 
 $(ENVIRONMENT): .tox/tool/ready setup.cfg pyproject.toml
