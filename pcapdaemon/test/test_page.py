@@ -204,6 +204,30 @@ class LifeTests(PageTestCase):
         daemon.http("POST", "/captures", {"node": "any", "interface": "none-such"})
         page.locator("#refused .badge", has_text="unknown-interface").wait_for()
 
+    def test_gaps(self) -> None:
+        """
+        However many events were missed while all is asked for anew, it is asked for
+        once more, and after that: no answer of before undoes a later one.
+        """
+        tab = self.tab(self.idle())
+        gap = 'event: gap\ndata: {"event":"gap"}\n\n'
+        tab.page.route(
+            "**/events",
+            lambda route: route.fulfill(body=gap * 5, content_type="text/event-stream"),
+            times=1,
+        )
+        held: list[Any] = []
+        tab.page.route(
+            "**/captures",
+            lambda route: route.continue_() if held else held.append(route),
+        )
+        tab.page.goto(tab.origin)
+        tab.page.locator('#connection[data-state="lost"]').wait_for()
+        self.assertEqual(1, len(held))
+        with tab.page.expect_request("**/captures"):
+            held[0].continue_()
+        tab.page.locator("#running-empty").filter(has_text="Nothing").wait_for()
+
 
 class RefusalTests(PageTestCase):
     """

@@ -173,7 +173,7 @@ export class Api {
       }
       this.attempt = 0;
       this.state("live", "Live");
-      this.handlers.opened(this.last !== "");
+      this.handlers.opened();
       const parser = new Parser((event, data) => this.handlers.tell(event, JSON.parse(data)));
       const decoder = new TextDecoder();
       const reader = answer.body.getReader();

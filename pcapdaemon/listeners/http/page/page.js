@@ -110,7 +110,16 @@ function tick() {
 
 // The daemon.
 
+let loading = false;
+let stale = false;
+
+// One at a time: an answer of before would take back what a later one has said.
 async function reload() {
+  stale = loading;
+  if (loading) {
+    return;
+  }
+  loading = true;
   model.hold();
   try {
     const [captures, refused] = await Promise.all([api.ask("GET", "captures"), api.ask("GET", "refusals")]);
@@ -121,7 +130,11 @@ async function reload() {
       news(error.message);
     }
   } finally {
+    loading = false;
     model.release();
+  }
+  if (stale) {
+    reload(); // something was missed meanwhile
   }
 }
 
