@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pcapdaemon import __version__
@@ -164,7 +165,9 @@ class CaptureDaemon(Service):
         self.events.add(self.history)
         self.events.add(self._outcomes)
         self.events.add(LogObserver())
-        self._triggers = Triggers(self.intake, self.intake.refuse, clock)
+        self._triggers = Triggers(
+            self.intake, self.intake.refuse, clock, lambda: deferLater(reactor, 0)
+        )
         self._house = House(
             reactor=reactor,
             node=self.node,

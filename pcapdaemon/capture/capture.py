@@ -41,6 +41,10 @@ UNSEEN = 0.02
 #: within this time, in seconds.
 SETTLE = 0.03
 
+#: How often that is waited for, where the kernel's counters say that something is
+#: still to come: on a machine that has no time for its timers it comes late.
+_SETTLES = 3
+
 #: How often the drops of a capture that runs are looked up, in seconds.
 COUNTING = 1.0
 
@@ -323,7 +327,7 @@ class Capture:
         Take what the kernel delivered before the stop: what can be seen, and
         then what it had yet to hand over.
         """
-        for wait in (0.0, SETTLE):
+        for wait in (0.0, *[SETTLE] * _SETTLES):
             if self._limit or not await self._ask(self._handle.pending):
                 return
             if self._failure is not None:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import struct
+from contextlib import suppress
 
 from pcapdaemon.interfaces import (
     CaptureError,
@@ -168,13 +169,12 @@ def narrow(
     """
     if device == "lo" and direction == Direction.BOTH:
         direction = Direction.IN
-    try:
-        program = _attached(packets)
-    except OSError:
-        return  # a kernel that does not say; it must do without
-    program = program or _INSTRUCTION.pack(_RETURN, 0, 0, snaplength)
-    if len(_ONLY[direction]) + len(program) <= _MAXIMUM * _INSTRUCTION.size:
-        _attach(packets, _ONLY[direction] + program)
+    # A kernel that does not say what is attached, or has no room for more, must do
+    # without.
+    with suppress(OSError):
+        program = _attached(packets) or _INSTRUCTION.pack(_RETURN, 0, 0, snaplength)
+        if len(_ONLY[direction]) + len(program) <= _MAXIMUM * _INSTRUCTION.size:
+            _attach(packets, _ONLY[direction] + program)
 
 
 def _attach(packets: socket.socket, program: bytes) -> None:

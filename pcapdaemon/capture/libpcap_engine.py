@@ -126,6 +126,7 @@ _QUICK: dict[str, tuple[Any, ...]] = {
 }
 _STDIO: dict[str, tuple[Any, ...]] = {
     "fdopen": (c_void_p, c_int, c_char_p),
+    "ferror": (c_int, c_void_p),
     "__fsetlocking": (c_int, c_void_p, c_int),
     "setvbuf": (c_int, c_void_p, c_void_p, c_int, ctypes.c_size_t),
 }
@@ -220,6 +221,7 @@ class LibpcapHandle:
         # No two calls overlap. To lock it three times for each packet, as a process
         # with threads does, would be a third of what a packet costs.
         getattr(stdio, "__fsetlocking")(stream, _BYCALLER)
+        self._stream = stream
         self._dumper = self._library.pcap_dump_fopen(self._pcap, stream)
         if not self._dumper:
             raise CaptureError(f"{self._device}: {self._text()}")
@@ -274,10 +276,13 @@ class LibpcapHandle:
     def flush(self) -> None:
         if self._dumper:
             written = self._library.pcap_dump_flush(self._dumper)
+            # pcap_dump() says nothing of what it could not write.
+            if _stdio().ferror(self._stream):
+                written = -1
             self._library.pcap_dump_close(self._dumper)
             self._dumper = None
             # Not when the garbage of a hundred captures is collected.
-            del self._buffer
+            del self._buffer, self._stream
             if written < 0:
                 raise CaptureError(f"{self._device}: no memory for the recording")
 

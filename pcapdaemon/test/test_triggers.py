@@ -466,3 +466,25 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(first)[0].reason, "busy")
         self.triggers.notify("test", message)
         self.assertEqual(len(receiver.waiting), 1)
+
+    def test_turns(self) -> None:
+        """
+        A notification of many alerts lets others have their turn now and then.
+        """
+        pauses: list[Deferred[None]] = []
+
+        def pause() -> Deferred[None]:
+            pauses.append(Deferred())
+            return pauses[-1]
+
+        self.triggers = Triggers(
+            self.intake, self.intake.refuse, self.bench.clock, pause
+        )
+        self.triggers.configure([make(most=1)])
+        message = notification(*[alert(n) for n in range(45)])
+        done = self.triggers.notify("test", json.dumps(message).encode())
+        for count in (1, 2):
+            self.assertNoResult(done)
+            self.assertEqual(len(pauses), count)
+            pauses[-1].callback(None)
+        self.assertEqual(len(self.successResultOf(done)), 45)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from zope.interface import implementer
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from pcapdaemon.interfaces import (
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 #: What the bus is called for requests that triggers make.
 BUS = "trigger"
+
+#: So many alerts are looked at before others have a turn: some milliseconds.
+_TURN = 20
 
 
 @attrs.define
@@ -69,15 +72,18 @@ class Triggers:
         receiver: IMessageReceiver,
         refuse: Callable[[Refused, Mapping[str, Any], str], Answer],
         clock: Callable[[], float],
+        pause: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         """
         @param receiver: Who takes the requests.
         @param refuse: Tells of what cannot become a request.
         @param clock: Seconds, from whenever.
+        @param pause: Its Deferred fires when others have had their turn.
         """
         self._receiver = receiver
         self._refuse = refuse
         self._clock = clock
+        self._pause = pause
         self._triggers: dict[str, Trigger] = {}
         self._memories: dict[str, _Memory] = {}
 
@@ -108,8 +114,13 @@ class Triggers:
             told = Refused(refused.reason, detail)
             self._refuse(told, {}, BUS)
             raise told from None
-        # One after the other: a notification is one sender, and has one turn.
-        return [await self._look(trigger, memory, alert) for alert in alerts]
+        # One after the other: a notification is one sender.
+        outcomes = []
+        for alert in alerts:
+            outcomes.append(await self._look(trigger, memory, alert))
+            if len(outcomes) % _TURN == 0:
+                await self._pause()
+        return outcomes
 
     async def _look(self, trigger: Trigger, memory: _Memory, alert: Alert) -> Outcome:
         skipped = self._skipped(trigger, memory, alert)
