@@ -25,7 +25,7 @@ from zope.interface import implementer
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -106,16 +106,23 @@ class _Answer(Protocol):
     """
 
     def __init__(self) -> None:
-        self.over: Deferred[None] = Deferred()
+        #: Cancelled it leaves no connection behind.
+        self.over: Deferred[None] = Deferred(lambda _: self._cut())
         self._size = 0
+
+    def _cut(self) -> None:
+        # Not C{loseConnection}: with TLS the other side would have to agree.
+        if self.transport is not None:
+            IPushProducer(self.transport).stopProducing()
 
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > LONGEST and self.transport is not None:
-            self.transport.loseConnection()
+        if self._size > LONGEST:
+            self._cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.over.callback(None)
+        if not self.over.called:
+            self.over.callback(None)
 
 
 class _Factory(HTTPConnectionPool._factory):  # type: ignore[misc,valid-type]

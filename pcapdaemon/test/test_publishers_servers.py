@@ -16,7 +16,9 @@ from kafka.errors import MessageSizeTooLargeError
 from kafka.future import Future
 
 from twisted.internet import reactor
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from pcapdaemon.events import Events
@@ -420,6 +422,40 @@ class SqsTests(_Case):
         self.assertIn("[sqs] events: 'events' is not", str(error))
 
 
+class _Stalling(Protocol):
+    def __init__(self, server: _Stalled) -> None:
+        self.server = server
+
+    def connectionMade(self) -> None:
+        self.server.made += 1
+        self.server.open.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\n")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.server.open.discard(self)
+
+
+class _Stalled(ServerFactory):
+    """
+    A web server whose answers have no end.
+
+    @ivar made: How many connections there were.
+    @ivar open: Those that there are.
+    """
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.open: set[_Stalling] = set()
+
+    def buildProtocol(self, addr: object) -> Any:
+        return _Stalling(self)
+
+
 class WebhookTests(_Case):
     """
     A web server.
@@ -511,6 +547,20 @@ class WebhookTests(_Case):
         await self.said("no answer within 0.1 s")
         self.hook.pause = 0
         await self.settled(publisher)
+
+    async def test_stalled(self) -> None:
+        """
+        Who begins an answer and does not end it keeps no connection.
+        """
+        stalled = _Stalled()
+        port = reactor.listenTCP(self.hook.port, stalled, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        publisher = self.publisher(timeout=0.1)
+        self.emit(1)
+        await until(reactor, lambda: stalled.made > 2, "three attempts")
+        self.assertLessEqual(len(stalled.open), 1)
+        await publisher.stopService()
+        await until(reactor, lambda: not stalled.open, "all closed")
 
     async def test_stop(self) -> None:
         """
