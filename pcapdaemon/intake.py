@@ -86,6 +86,20 @@ class _Target:
     linkType: int
 
 
+@attrs.define(eq=False)
+class _Undecided:
+    """
+    A request while its filter is looked at.
+
+    @ivar ids: Those of the captures that it will become, if it will.
+    @ivar cancelled: Whether they are to end as soon as they have begun.
+    """
+
+    request_id: str
+    ids: tuple[str, ...]
+    cancelled: bool = False
+
+
 @implementer(IMessageReceiver)
 class Intake:
     """
@@ -128,6 +142,7 @@ class Intake:
         self.foreign: defaultdict[str, int] = defaultdict(int)
         #: What sinks have to say of a request.
         self.examine: Sequence[Callable[[CaptureRequest], object]] = ()
+        self._undecided: set[_Undecided] = set()
         #: When a trigger was last honoured, and by which capture, oldest first.
         self._honoured: dict[tuple[int, str, str], tuple[float, str]] = {}
 
@@ -175,6 +190,10 @@ class Intake:
         End what has this name, here; another node may have more of it.
         """
         ids = self._captures.cancelNamed(name)
+        for each in self._undecided:
+            if each.request_id == name:
+                each.cancelled = True
+                ids += each.ids
         if not ids:
             self.foreign[bus] += 1
             return _FOREIGN
@@ -278,10 +297,16 @@ class Intake:
         self._cool(request, targets, rules)
         snaplength = request.snaplength or rules.limits.snaplength
         filters = {}
-        for linkType in {target.linkType for target in targets}:
-            filters[linkType] = await self._sound(
-                request.filter, rules.filter, linkType, snaplength
-            )
+        ids = tuple(self._identify() for _ in targets)
+        undecided = _Undecided(request.request_id, ids)
+        self._undecided.add(undecided)
+        try:
+            for linkType in {target.linkType for target in targets}:
+                filters[linkType] = await self._sound(
+                    request.filter, rules.filter, linkType, snaplength
+                )
+        finally:
+            self._undecided.remove(undecided)
         # Others may have been let in while the filters were looked at.
         self._captures.admit(len(targets))
         self._cool(request, targets, rules)
@@ -294,10 +319,10 @@ class Intake:
                 filters[target.linkType],
                 rules.limits,
                 self._node,
-                self._identify(),
+                id,
                 now,
             )
-            for target in targets
+            for target, id in zip(targets, ids, strict=True)
         ]
         for plan, target in zip(plans, targets, strict=True):
             if rules.cooldown and request.alertid is not None:
@@ -323,8 +348,10 @@ class Intake:
                 missing=[show(name)[1:-1] for name in missing[:_NAMES]],
             )
             self._captures.start(plan, target.linkType)
+            if undecided.cancelled:
+                self._captures.cancel(plan.id)
         self.taken[bus] += 1
-        return Answer(Verdict.TAKEN, tuple(plan.id for plan in plans))
+        return Answer(Verdict.TAKEN, ids)
 
     def _targets(
         self, request: CaptureRequest, rules: Rules

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pcapdaemon.intake import Intake
@@ -67,11 +68,12 @@ class IntakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.bench = makeBench(self)
         self.bench.system.addDevice("eth1")
+        self.checker = MemoryFilterChecker()
         self.intake = Intake(
             "web1",
             RULES,
             self.bench.system,
-            MemoryFilterChecker(),
+            self.checker,
             self.bench.captures,
             self.bench.events,
             self.bench.clock,
@@ -94,6 +96,40 @@ class IntakeTests(SynchronousTestCase):
         self.assertEqual((answer.verdict, answer.ids), (Verdict.TAKEN, mine))
         self.assertEqual(self.stops(), {"eth0": "cancelled", "eth1": "cancelled"})
         self.assertEqual(tuple(self.bench.captures.progress()), other)
+
+    def test_undecided(self) -> None:
+        """
+        A request whose filter is still looked at is found, too, and ends as soon as
+        it has begun; others are not touched.
+        """
+        requests = {"a": {"request_id": "mine"}, "b": {"request_id": "other"}, "c": {}}
+        answers = []
+        for bpf, about in requests.items():
+            self.checker.verdicts[bpf] = Deferred()
+            message = {"node": "any", "interface": "eth0", "bpf": bpf, **about}
+            answers.append(self.intake.receive(json.dumps(message).encode(), "redis"))
+        told = self.send(cancel="mine")
+        self.assertIs(told.verdict, Verdict.TAKEN)
+        for looking in self.checker.verdicts.values():
+            assert isinstance(looking, Deferred)
+            looking.callback("")
+        mine, *others = (self.successResultOf(each).ids for each in answers)
+        self.assertEqual(told.ids, mine)
+        self.assertEqual(self.stops(), {"eth0": "cancelled"})
+        running = [(id,) for id in self.bench.captures.progress()]
+        self.assertEqual(running, others)
+        self.assertIs(self.send(cancel="mine").verdict, Verdict.NOT_OURS)
+
+    def test_undecidedRefused(self) -> None:
+        """One that is refused in the end leaves nothing behind."""
+        looking: Deferred[str] = Deferred()
+        self.checker.verdicts["slow"] = looking
+        request = {"node": "any", "interface": "eth0", "bpf": "slow", "request_id": "r"}
+        answer = self.intake.receive(json.dumps(request).encode(), "redis")
+        self.send(cancel="r")
+        looking.errback(Refused(Reason.BAD_FILTER, "no"))
+        self.assertEqual(self.successResultOf(answer).reason, Reason.BAD_FILTER)
+        self.assertIs(self.send(cancel="r").verdict, Verdict.NOT_OURS)
 
     def test_capture(self) -> None:
         """One of them can be named by its identifier."""
