@@ -349,6 +349,8 @@ def parse(fields: Mapping[str, Any]) -> CaptureRequest:
     """
     _exactlyOne(fields, "node", "nodere")
     _exactlyOne(fields, "interface", "alias")
+    # Together with a device it is always wrong.
+    cancelled(fields)
     values: dict[str, Any] = {}
     ignored: list[str] = []
     for key, value in fields.items():

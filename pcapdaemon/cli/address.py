@@ -87,6 +87,12 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit("")
     if not url.isprintable() or " " in url or not parts.netloc:
         raise ValueError(f"a URL must be one of {', '.join(FORMS)}")
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # A password with one of them, and what is before it is no host then.
+        raise ValueError(
+            "in a URL /, ? and # of a password must be %2F, %3F and %23, and @ of a "
+            "name %40"
+        )
     return parts
 
 

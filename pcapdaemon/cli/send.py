@@ -130,13 +130,18 @@ def _validate(fields: dict[str, Any], deep: bool) -> None:
     @param deep: The filter too.
     @raise click.UsageError: It is wrong.
     """
+    from pcapdaemon.events import isEvent
     from pcapdaemon.interfaces import Refused
-    from pcapdaemon.request import MAXSNAPLENGTH, parse
+    from pcapdaemon.request import MAXSNAPLENGTH, decode, parse
 
     try:
         request = parse(fields)
+        # Keys that are ignored have to be JSON, too.
+        decode(encode(fields))
     except Refused as refused:
         raise click.UsageError(refused.detail) from None
+    if isEvent(fields):
+        raise click.UsageError("this is an event, which no daemon takes for a request")
     if request.ignored:
         known = f"daemons ignore {', '.join(request.ignored)}: no key of a request"
         click.echo(f"pcapdaemon: {known}", err=True)

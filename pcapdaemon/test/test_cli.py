@@ -114,6 +114,7 @@ class AddressTests(SynchronousTestCase):
         found = address.parse(url)
         self.assertEqual((found.username, found.password), ("user", SECRET))
         self.assertEqual(address.parse("redis://:p@h/c").username, "")
+        self.assertEqual(address.parse("redis://h/c%40d").name, "c@d")
         for shown in repr(found), found.label, repr(found.events()):
             self.assertNotIn("pass", shown.replace("password", ""))
 
@@ -130,6 +131,10 @@ class AddressTests(SynchronousTestCase):
             "redis://u@h/c",
             "redis://u:pw-secret@h:99999/c",
             "redis://u:pw-secret@h,i/c",
+            "redis://:pw-secret/x@h/c",
+            "redis://u:1/pw-secret@h/c",
+            "redis://:pw-secret#x@h/c",
+            "kafka://u:pw-secret?x@h/t",
             "kafka://u:pw-secret@h/t?mechanism=MINE",
             "kafka://h:x/t",
             "http://u:pw-secret@h",
@@ -244,6 +249,21 @@ class SendTests(CommandTestCase):
             self.assertIn(why, result.stderr.replace("\n", " "))
             self.assertEqual(result.stdout, "")
         self.assertEqual(self.run_("send", "-i", "a").exit_code, 2)
+
+    def test_others(self) -> None:
+        """
+        Nor is what daemons take for another kind of message.
+        """
+        for more, why in (
+            ({"cancel": "x"}, "without interface"),
+            ({"event": "armed", "time": "t", "id": "i"}, "this is an event"),
+            ({"odd": 1e400}, "Infinity is no JSON"),
+        ):
+            message = json.dumps({"interface": "a", **more})
+            message = message.replace("Infinity", "1e400")
+            result = self.run_("send", "--json-file", "-", "--dry-run", input=message)
+            self.assertEqual((result.exit_code, result.stdout), (2, ""), more)
+            self.assertIn(why, result.stderr.replace("\n", " "))
 
     def test_names(self) -> None:
         """

@@ -506,6 +506,13 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(parsed.ignored, ("Node", "inteface", "zeta"))
         self.assertEqual(parsed.interfaces, ("lo",))
 
+    def test_cancel(self) -> None:
+        """
+        With C{cancel} it is another message.
+        """
+        refused = self.assertRaises(Refused, parse, request(cancel="x"))
+        self.assertIn("a message without interface", refused.detail)
+
     def test_ignoredBounded(self) -> None:
         """
         Names of unknown keys are few, short and printable, whatever was sent.
