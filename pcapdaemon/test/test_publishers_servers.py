@@ -24,7 +24,7 @@ from twisted.trial.unittest import TestCase
 from pcapdaemon.events import Events
 from pcapdaemon.interfaces import StartError
 from pcapdaemon.publishers import kafka
-from pcapdaemon.publishers._publisher import Publisher
+from pcapdaemon.publishers._publisher import Item, Publisher
 from pcapdaemon.publishers.kafka import KafkaPublisher
 from pcapdaemon.publishers.redis import RedisPublisher
 from pcapdaemon.publishers.sqs import SqsPublisher
@@ -401,6 +401,19 @@ class SqsTests(_Case):
         self.assertEqual(sent, [["c0", "c1", "c2", "c3"], ["c0"]])
         self.assertEqual((publisher.published, publisher.dropped), (3, 1))
         await self.said("an event of c2 cannot be published")
+
+    def test_room(self) -> None:
+        """
+        The fullest batch is no larger than SQS allows, whatever its events missed.
+        """
+        publisher = self.publisher(self.URL)
+        for sizes in ([publisher.longest], [publisher.mostBytes // 10] * 10):
+            for n, size in enumerate(sizes):
+                item = Item(f"c{n}", f"k{n}", b"x" * size, missed=10**15)
+                publisher._queue.append(item)
+            batch = publisher._take()
+            self.assertEqual(len(batch), len(sizes))
+            self.assertLessEqual(sum(len(item.data) for item in batch), 256 * 1024)
 
     async def test_absent(self) -> None:
         """
