@@ -192,6 +192,10 @@ class Follow:
                 return
             if len(self._seen) < 100_000:
                 self._seen.add(key)
+        if "missed" in event:
+            self._view.note(
+                f"{event['node']} dropped events before this one: {event['missed']}"
+            )
         capture = self._tracker.take(event)
         if capture is not None or event["event"] == "rejected":
             self._view.event(event, capture)

@@ -295,6 +295,15 @@ class FollowTests(SynchronousTestCase):
         self.assertEqual([json.loads(line) for line in lines], events)
         self.assertIn("by the way", self.errors.getvalue())
 
+    def test_missed(self) -> None:
+        """
+        Where a daemon has dropped events, that is said, once.
+        """
+        gap = event("armed", missed=7)
+        self.follow(event("accepted"), gap, gap, completed(packets=0, sinks=[]))
+        said = "web1 dropped events before this one: 7"
+        self.assertEqual(self.errors.getvalue().count(said), 1)
+
     def test_sending(self) -> None:
         """
         A bus that fails is an outcome, and does not keep the request from others.
