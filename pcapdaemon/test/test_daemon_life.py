@@ -333,7 +333,11 @@ class StartErrorTests(_RefusalTestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("[general] localdir: /dev/null/captures: ", done.stderr)
         self.assertNotIn("Traceback", done.stderr)
-        self.assertFalse((daemon.directory / "pid").exists())
+        # The process in the background tells the command before it ends itself.
+        pid, end = daemon.directory / "pid", time.monotonic() + PATIENCE
+        while pid.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertFalse(pid.exists())
 
     def test_mistakes(self) -> None:
         """
