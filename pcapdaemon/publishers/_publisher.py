@@ -453,7 +453,7 @@ class Publisher(Service):
         delay: float = min(last, FIRST * 2 ** min(self._failures - 1, 8))
         delay = delay * (1 + self._jitter()) / 2
         delay = max(delay, min(error.delay or 0.0, LAST_ASKED))
-        if self.ready and self._next is None:
+        if self.ready and self._next is None and not self._closed:
             self._next = self.reactor.callLater(delay, self._send)
 
     def away(self, why: str, refused: bool) -> None:
